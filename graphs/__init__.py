@@ -1,0 +1,1 @@
+"""The graphs that ship, and the models they use until another is named."""

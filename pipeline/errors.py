@@ -1,0 +1,56 @@
+"""What the runtime may raise, and the exit code each becomes on the command line.
+
+PipelineError         1
+├── GraphError        2   a graph, an option or a plug is wrong; carries every complaint
+├── SourceError       1   a file, device or stream cannot be read
+├── SinkError         1   a sink cannot be written
+├── Overrun           1   a live source ran ahead of the engine
+├── Busy              1   no lane is free
+├── WeightsMissing    3   the weights a graph names are not there
+└── ProtocolError     1   a client broke its wire protocol
+"""
+
+
+class PipelineError(Exception):
+    """Root of everything raised by the runtime."""
+
+    exit_code = 1
+
+
+class GraphError(PipelineError):
+    """A graph, an option or a plug is wrong.
+
+    `complaints` holds every fault found, each `file:line:col: message`; `str()` joins them by newlines.
+    """
+
+    exit_code = 2
+
+    def __init__(self, *complaints: str):
+        super().__init__("\n".join(complaints))
+        self.complaints = complaints
+
+
+class SourceError(PipelineError):
+    """A file, device or stream cannot be read."""
+
+
+class SinkError(PipelineError):
+    """A sink cannot be written."""
+
+
+class Overrun(PipelineError):
+    """A live source ran ahead of the engine and its graph says `overrun: error`."""
+
+
+class Busy(PipelineError):
+    """No lane is free."""
+
+
+class WeightsMissing(PipelineError):
+    """The weights a graph names are not there; the message says which files to fetch and where to put them."""
+
+    exit_code = 3
+
+
+class ProtocolError(PipelineError):
+    """A client broke its wire protocol."""
