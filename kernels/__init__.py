@@ -5,6 +5,6 @@ from kernels.errors import BackendMissing, CompileError, DeviceLost, KernelError
 from kernels.tensor import Pending, QuantTensor, Ring, Tensor
 
 __all__ = [
-    "Backend", "BackendMissing", "CompileError", "DeviceLost", "KernelError", "Pending", "QuantTensor", "Ring",
-    "ShapeError", "Tensor", "open_backend",
+    "Backend", "BackendMissing", "CompileError", "DeviceLost", "KernelError", "Pending", "QuantTensor",
+    "Ring", "ShapeError", "Tensor", "open_backend",
 ]

@@ -1,8 +1,9 @@
 """The contract every backend signs, and `open_backend`, which finds the best one that opens.
 
-Ops write into `out`; after a stage's `open` nothing allocates, so a step can be captured and replayed. Shapes use one
-alphabet: B lane, T item, C width, H query heads, K key heads, D head width, N rows out, M columns in. `active` is [B] i32:
-state of a lane with 0 is left bit for bit as it was, and its rows of `out` are finite but meaningless.
+Ops write into `out`; after a stage's `open` nothing allocates, so a step can be captured and replayed. `out`
+of a norm or pointwise op may be one of its operands; any other `out` overlaps none. Shapes use one alphabet:
+B lane, T item, C width, H query heads, K key heads, D head width, N rows out, M columns in. `active` is [B]
+i32: state of a lane with 0 is left bit for bit as it was, and its rows of `out` are finite but meaningless.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Backend(Protocol):
 
     # replay
     def capture(self, fn: Callable[[], None]) -> Callable[[], None]:
-        """Record the ops `fn` makes and return a replay of them; `fn` must not allocate, read back or branch on data."""
+        """A replay of the ops `fn` makes; `fn` must not allocate, read back or branch on data."""
         ...
 
     # linear
@@ -91,9 +92,10 @@ class Backend(Protocol):
 
     # conv
     def conv1d(
-        self, out: Tensor, tail: Tensor, x: Tensor, w: Tensor, bias: Tensor | None, stride: int, active: Tensor
+        self, out: Tensor, tail: Tensor, x: Tensor, w: Tensor, bias: Tensor | None, stride: int,
+        active: Tensor,
     ) -> None:
-        """Causal convolution of x [B, T, C] behind `tail` [B, k - stride, C] with w [N, C, k] into out [B, T / stride, N].
+        """out [B, T / stride, N]: x [B, T, C] behind `tail` [B, k - stride, C], convolved with w [N, C, k].
 
         `tail` then holds the last k - stride inputs of every active lane. T is a multiple of `stride`.
         """
@@ -116,21 +118,24 @@ class Backend(Protocol):
         ...
 
     def nearest(self, out: Tensor, x: Tensor, codebook: Tensor) -> None:
-        """out [...] i32 = row of codebook [N, C] nearest to x [..., C] in Euclidean distance; the first on ties."""
+        """out [...] i32 = row of codebook [N, C] nearest to x [..., C], Euclidean; the first on ties."""
         ...
 
     def pick(
-        self, out: Tensor, x: Tensor, run: Tensor, blank: int, patience: int, slope: float, limit: float, active: Tensor
+        self, out: Tensor, x: Tensor, run: Tensor, blank: int, patience: int, slope: float, limit: float,
+        active: Tensor,
     ) -> None:
         """Greedy choice with the blank-run guard: out [B] i32 from logits x [B, N].
 
-        With r = run[b] > patience, min(limit, slope * (r - patience)) is subtracted from logit `blank` before the
-        argmax; run [B] i32 then counts one more blank in a row, or restarts at 0. Idle lanes keep `run`.
+        With r = run[b] > patience, min(limit, slope * (r - patience)) is subtracted from logit `blank` before
+        the argmax; run [B] i32 then counts one more blank in a row, or restarts at 0. Idle lanes keep `run`.
         """
         ...
 
-    def advance(self, token: Tensor, picked: Tensor, prompt: Tensor, position: Tensor, active: Tensor) -> None:
-        """The next input token of every active lane: token[b] = prompt[position[b]] while inside it, else picked[b].
+    def advance(
+        self, token: Tensor, picked: Tensor, prompt: Tensor, position: Tensor, active: Tensor
+    ) -> None:
+        """The next input of active lanes: token[b] = prompt[position[b]] while inside it, else picked[b].
 
         token, picked, position : [B] i32; prompt : [P] i32; `position` already points at the coming step.
         """

@@ -1,7 +1,8 @@
 """Handles: what the ops read and write, without saying whose memory it is.
 
-A `Tensor` is whatever a backend's `zeros` and `upload` return (an ndarray on the portable backend, a CuPy array on CUDA);
-ops ask of it a shape, a reshape and a slice of leading rows. Weights that are not plain f32 are `QuantTensor`s.
+A `Tensor` is whatever a backend's `zeros` and `upload` return (an ndarray on the portable backend, a CuPy
+array on CUDA); ops ask of it a shape, a reshape and a slice of leading rows. Weights that are not plain f32
+are `QuantTensor`s.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class QuantTensor:
     """A weight matrix [N, M] kept in its stored type.
 
     kind : one of KINDS
-    tiles : the backend's own planes or blocks; several where one binding cannot hold the matrix (the only sign of it)
+    tiles : the backend's own planes or blocks; several where one binding cannot hold the matrix
     """
 
     kind: str
