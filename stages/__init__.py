@@ -1,10 +1,12 @@
 """Stages: audio, time, text and models, without threads, sockets, YAML or Rx."""
 
+from stages.audio.mel import Mel
+from stages.audio.pad import Pad
 from stages.errors import ClockError, ConfigError, FormatError, StageError, WeightsError
 from stages.packet import Cut, Packet, Span, Text
 from stages.stage import Bound, Port, Stage, bind, pcm
 
 __all__ = [
-    "Bound", "ClockError", "ConfigError", "Cut", "FormatError", "Packet", "Port", "Span", "Stage", "StageError", "Text",
-    "WeightsError", "bind", "pcm",
+    "Bound", "ClockError", "ConfigError", "Cut", "FormatError", "Mel", "Packet", "Pad", "Port", "Span",
+    "Stage", "StageError", "Text", "WeightsError", "bind", "pcm",
 ]
