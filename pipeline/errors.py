@@ -4,6 +4,7 @@ PipelineError         1
 ├── GraphError        2   a graph, an option or a plug is wrong; carries every complaint
 ├── SourceError       1   a file, device or stream cannot be read
 ├── SinkError         1   a sink cannot be written
+│   └── SinkClosed    0   whoever read the sink has gone (`| head`): the run ends without complaint
 ├── Overrun           1   a live source ran ahead of the engine
 ├── Busy              1   no lane is free
 ├── WeightsMissing    3   the weights a graph names are not there
@@ -36,6 +37,12 @@ class SourceError(PipelineError):
 
 class SinkError(PipelineError):
     """A sink cannot be written."""
+
+
+class SinkClosed(SinkError):
+    """Whoever read the sink has gone; what it wanted it has, so this is no failure of the run."""
+
+    exit_code = 0
 
 
 class Overrun(PipelineError):

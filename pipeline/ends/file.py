@@ -1,0 +1,379 @@
+"""Audio files: everything soundfile reads, standard input, and WAV files to keep. The one door to soundfile."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import shlex
+import stat
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, BinaryIO, Protocol
+
+import numpy as np
+import soundfile
+
+from pipeline.clock import RealTime, Time
+from pipeline.ends.blocks import Mixdown, block_samples, paced, sized, speed
+from pipeline.ends.output import cure
+from pipeline.ends.stdin import CHANNELS, RATES_HZ, UNKNOWN_LENGTH, Feed, Raw, RawReader, standard_input, wav_reader
+from pipeline.errors import GraphError, SinkError, SourceError
+from stages.packet import Packet
+from stages.stage import Port, pcm
+
+DECODE_FRAMES = 8192  # always the same, so that no codec's output depends on the block size asked for
+SPOOL_BYTES = 1 << 32  # what a pipe may leave in the temporary folder before we stop believing it
+ENDLESS_FRAMES = 1 << 62  # libsndfile's lengths near 2**63 mean that it does not know
+SLACK_BYTES = 8  # writers disagree about counting their own chunk headers
+
+
+class Reader(Protocol):
+    """Decoded audio: `chunks` gives [frames, channels] float32 and raises `SourceError` after the last good one."""
+
+    rate_hz: int
+    channels: int
+    duration_s: float | None
+    notes: list[str]
+
+    def chunks(self) -> Iterator[np.ndarray]: ...
+
+    def close(self) -> None: ...
+
+
+class FileSource:
+    """A recording, or standard input.
+
+    Parameters
+    ----------
+    path : a file, a named pipe, `-` for standard input, or an open binary stream. WAV (PCM or float) and raw PCM are
+        decoded from a pipe as they come; other formats on a pipe are first collected in a temporary file
+    block_ms : audio per block; by default 10 s, or 80 ms where `pace` is not `asap`
+    pace : `asap`, `realtime`, or a factor such as `8x`
+    channel : the one to hear, counted from 1; by default the mean of all
+    raw_rate_hz, raw_format, raw_channels : headerless PCM, where a rate is given; `raw_format` as in `s16le` or `f32le`
+
+    Raises
+    ------
+    GraphError    at once, if an option makes no sense
+    SourceError   from `open`, or from `blocks` after the last good block, saying what is wrong and what to do
+    """
+
+    live = False
+    lost = 0
+
+    def __init__(
+        self,
+        path: str | Path | BinaryIO,
+        *,
+        block_ms: float | None = None,
+        pace: str | float = "asap",
+        channel: int | None = None,
+        raw_rate_hz: int | None = None,
+        raw_format: str = "s16le",
+        raw_channels: int = 1,
+    ):
+        speed(pace)
+        block_samples(block_ms, pace, RATES_HZ[0])
+        if channel is not None and channel < 1:
+            raise GraphError(f"channels are counted from 1, not {channel!r}")
+        self.path = path
+        self.block_ms, self.pace, self.channel = block_ms, pace, channel
+        self.raw = None if raw_rate_hz is None else Raw(raw_rate_hz, raw_format, raw_channels)
+        self.clock: Time = RealTime()
+        self.label = _label(path)
+        self.notes: list[str] = []
+        self._reader: Reader | None = None
+        self._stop = threading.Event()
+
+    @property
+    def duration_s(self) -> float | None:
+        """Seconds of audio, where the header of an opened file tells."""
+        return self._reader.duration_s if self._reader else None
+
+    def open(self) -> Port:
+        """Find, open and check the recording; its rate is known afterwards."""
+        reader = self._open_reader()
+        if self.channel is not None and self.channel > reader.channels:
+            reader.close()
+            raise SourceError(f"{self.label}: channel {self.channel} was asked for, but it has {reader.channels}")
+        self._reader = reader
+        return pcm(reader.rate_hz)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Mono blocks [samples]; the last may be shorter."""
+        reader = self._reader
+        assert reader is not None, "open a source before reading its blocks"
+        mix = Mixdown(self.channel)
+        size = block_samples(self.block_ms, self.pace, reader.rate_hz)
+        try:
+            whole = sized(map(mix, reader.chunks()), size)
+            yield from paced(whole, reader.rate_hz, self.pace, self.clock, self._stop)
+        finally:
+            self.notes += reader.notes + mix.note()
+            reader.close()
+
+    def close(self) -> None:
+        """Stop reading; a thread inside `blocks` sees the end."""
+        self._stop.set()
+        if self._reader is not None:
+            self._reader.close()
+
+    def _open_reader(self) -> Reader:
+        if not isinstance(self.path, str | Path):
+            return _stream_reader(self.path, self.raw, self.label)
+        if str(self.path) == "-":
+            return _stream_reader(standard_input(), self.raw, self.label)
+        mode = _checked(Path(self.path), self.label)
+        if self.raw is None and stat.S_ISREG(mode):
+            return _path_reader(Path(self.path), self.label)
+        if self.raw is None and not stat.S_ISFIFO(mode):
+            raise SourceError(f"{self.label}: it is a device or a socket, not an audio file; is its raw format known?")
+        return _stream_reader(Path(self.path).open("rb"), self.raw, self.label, own=True)
+
+
+class Wav:
+    """Keeps the audio of the PCM branch it stands on as a mono WAV file, `subtype` as soundfile names it.
+
+    Blocks are written as they come; the header is completed by `close`, and readers mend that of a killed run.
+
+    Raises
+    ------
+    GraphError   at once, if WAV has no such subtype
+    SinkError    if the file cannot be created or written, or has reached the 4 GiB that WAV can count
+    """
+
+    TAKES = "pcm"
+
+    def __init__(self, *, path: str | Path, subtype: str = "PCM_16"):
+        if not soundfile.check_format("WAV", subtype):
+            raise GraphError(f"wav subtype is one of {', '.join(soundfile.available_subtypes('WAV'))}, not {subtype!r}")
+        self.path, self.subtype = str(path), subtype
+        self._file: soundfile.SoundFile | None = None
+
+    def open(self, port: Port) -> None:
+        if port.rate > RATES_HZ[1]:
+            raise SinkError(f"{self.path}: {port.rate} Hz is no rate for a WAV file")
+        try:
+            Path(self.path).open("wb").close()  # soundfile reports every failure as 'System error'
+            self._file = soundfile.SoundFile(self.path, "w", port.rate, 1, self.subtype, format="WAV")
+        except OSError as error:
+            raise SinkError(f"{self.path}: cannot create it ({_reason(error)}){cure(error, self.path)}") from error
+        except soundfile.SoundFileError as error:
+            raise SinkError(f"{self.path}: cannot create it ({_reason(error)})") from error
+
+    def write(self, packet: Packet, *, emitted_s: float | None = None) -> None:
+        if self._file is None or packet.spans[0] is None:
+            return
+        samples = np.ascontiguousarray(packet.data[0], np.float32).reshape(-1)
+        before = self._file.frames
+        try:
+            self._file.write(samples)
+        except (soundfile.SoundFileError, AssertionError) as error:
+            raise self._full(error) from error
+        if self._file.frames - before != len(samples):
+            raise self._full(None)
+
+    def cut(self, at: int) -> None:
+        """Nothing: the recording goes on."""
+
+    def close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+    def _full(self, error: Exception | None) -> SinkError:
+        assert self._file is not None
+        said = f" ({_reason(error)})" if error is not None and str(error) else ""
+        return SinkError(f"{self.path}: cannot write it{said}; is the disk full, or the file past 4 GiB?")
+
+
+class _Decoder:
+    """A soundfile being read. `own` goes with it; `damage` is what is known to be wrong, told at the end."""
+
+    def __init__(self, file: soundfile.SoundFile, label: str, *, own: IO[bytes] | None = None, damage: str = ""):
+        self.rate_hz, self.channels = file.samplerate, file.channels
+        self.notes: list[str] = []
+        self._file, self._label, self._own, self._damage = file, label, own, damage
+        self._lock = threading.Lock()  # `close` may come from another thread while a block is decoded
+        self._promised = file.frames if 0 <= file.frames < ENDLESS_FRAMES else None
+        self.duration_s = None if self._promised is None else self._promised / self.rate_hz
+        if not (RATES_HZ[0] <= self.rate_hz <= RATES_HZ[1] and 1 <= self.channels <= CHANNELS):
+            self.close()
+            raise SourceError(
+                f"{label}: its header says {self.rate_hz} Hz and {self.channels} channels, beyond {RATES_HZ[0]} to "
+                f"{RATES_HZ[1]} Hz and 1 to {CHANNELS} channels; is it damaged?"
+            )
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        frames = 0
+        fault: object = None
+        while fault is None:
+            chunk, fault = self._chunk()
+            if not len(chunk):
+                break
+            frames += len(chunk)
+            yield chunk
+        if fault is None and not self._file.closed:
+            fault = self._damage or _missing(self._file, self._promised, frames)
+        self.close()
+        if fault:
+            raise SourceError(f"{self._label}: damaged or cut short after {frames / self.rate_hz:.2f} s ({fault})")
+
+    def close(self) -> None:
+        with self._lock:
+            self._file.close()
+            if self._own is not None:
+                self._own.close()
+
+    def _chunk(self) -> tuple[np.ndarray, str | None]:
+        """The next frames, and why they are the last good ones if they are."""
+        out = np.empty((DECODE_FRAMES, self.channels), np.float32)
+        with self._lock:
+            if self._file.closed:
+                return out[:0], None
+            start = self._file.tell() if self._file.seekable() else 0
+            try:
+                return self._file.read(out=out), None
+            except soundfile.SoundFileError as error:
+                good = self._file.tell() - start if self._file.seekable() else 0
+                return out[: max(0, good)], _reason(error)
+
+
+def _path_reader(path: Path, label: str) -> Reader:
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        raise SourceError(f"{label}: the file is empty")
+    if path.suffix.lower() == ".raw":
+        raise SourceError(f"{label}: raw PCM has no header; give its rate, format and channels, as in raw_rate_hz: 16000")
+    name = os.fsencode(path) if os.name == "posix" else str(path)  # bytes: a name need not be valid UTF-8
+    try:
+        return _Decoder(soundfile.SoundFile(name), label)
+    except soundfile.SoundFileError as error:
+        if head[:4] == b"OggS" and os.name == "posix":
+            return _cut_ogg(path, label, error)
+        raise SourceError(_unreadable(label, head, error)) from error
+
+
+def _cut_ogg(path: Path, label: str, error: soundfile.SoundFileError) -> Reader:
+    """What an Ogg file without its last page still holds: libsndfile reads it if it cannot seek to the end."""
+    out, into = os.pipe()
+    own = os.fdopen(out, "rb")
+    threading.Thread(target=_pour, args=(path, into), name="headrace-ogg", daemon=True).start()
+    try:
+        return _Decoder(soundfile.SoundFile(out, closefd=False), label, own=own, damage=_reason(error))
+    except soundfile.SoundFileError:
+        own.close()
+        raise SourceError(_unreadable(label, b"OggS", error)) from error
+
+
+def _pour(path: Path, into: int) -> None:
+    with path.open("rb") as file, os.fdopen(into, "wb") as pipe:
+        try:
+            while data := file.read(1 << 16):
+                pipe.write(data)
+                pipe.flush()
+        except BrokenPipeError:  # the reader has closed its end: nobody wants the rest
+            pipe.detach()
+            os.close(into)
+
+
+def _stream_reader(stream: BinaryIO, raw: Raw | None, label: str, *, own: bool = False) -> Reader:
+    if raw is not None:
+        return RawReader(Feed(stream, own=own), raw, label)
+    if stream.seekable():
+        return _seekable_reader(stream, label)
+    feed = Feed(stream, own=own)
+    wav = wav_reader(feed, label)
+    return wav if wav is not None else _spooled(feed, label)
+
+
+def _seekable_reader(stream: BinaryIO, label: str, *, own: bool = False) -> Reader:
+    head = stream.read(64)
+    stream.seek(-len(head), os.SEEK_CUR)
+    if not head:
+        raise SourceError(f"{label}: no audio came: it is empty")
+    try:
+        return _Decoder(soundfile.SoundFile(stream), label, own=stream if own else None)
+    except soundfile.SoundFileError as error:
+        raise SourceError(_unreadable(label, head, error)) from error
+
+
+def _spooled(feed: Feed, label: str) -> Reader:
+    """Collect a stream on disk: its format can only be read from a file."""
+    file = tempfile.TemporaryFile(prefix="headrace-")  # noqa: SIM115: the reader closes it
+    try:
+        for data in feed.chunks():
+            if file.write(data) and file.tell() > SPOOL_BYTES:
+                raise SourceError(f"{label}: more than {SPOOL_BYTES >> 30} GiB without being WAV; give raw_rate_hz if it is PCM")
+        file.seek(0)
+        return _seekable_reader(file, label, own=True)
+    except OSError as error:
+        file.close()
+        raise SourceError(f"{label}: cannot collect it in {tempfile.gettempdir()!r} ({_reason(error)})") from error
+    except SourceError:
+        file.close()
+        raise
+    finally:
+        feed.close()
+
+
+def _checked(path: Path, label: str) -> int:
+    """The mode of a file that exists, is no folder and may be read."""
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise SourceError(f"{label}: it is a folder; name a file in it, or use a manifest with files: '{label}/*'")
+        if stat.S_ISREG(mode):
+            path.open("rb").close()
+        return mode
+    except FileNotFoundError as error:
+        raise SourceError(f"{label}: there is no such file{_did_you_mean(path)}") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise SourceError(f"{label}: cannot read it ({_reason(error)})") from error
+
+
+def _did_you_mean(path: Path) -> str:
+    try:
+        names = [entry.name for entry, _ in zip(os.scandir(path.parent), range(2000), strict=False)]
+    except OSError:
+        return f"; nor is there a folder {str(path.parent)!r}"
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {str(path.with_name(near[0]))!r}?" if near else ""
+
+
+def _unreadable(label: str, head: bytes, error: Exception) -> str:
+    if not set(head) - set(range(32, 127)) - set(b"\t\r\n"):
+        return f"{label}: it holds text, not audio (it begins {head[:24].decode('ascii')!r})"
+    target = f"{Path(label).stem or 'audio'}.16k.wav"
+    convert = f"ffmpeg -i {shlex.quote(label)} -ac 1 -ar 16000 {shlex.quote(target)}"
+    return f"{label}: soundfile cannot read it ({_reason(error)}); if it is audio, convert it: {convert}"
+
+
+def _missing(file: soundfile.SoundFile, promised: int | None, frames: int) -> str:
+    """What a header promised and the file does not hold; empty if all is there.
+
+    libsndfile adapts lengths to the file and says so only in its log: `data : 64000 (should be 31978)`.
+    """
+    for said, found in re.findall(r": (\d+) \(should be (\d+)\)", file.extra_info):
+        if SLACK_BYTES < int(said) - int(found) and int(said) < UNKNOWN_LENGTH:
+            return f"its header promises {int(said) - int(found)} more bytes"
+    if promised is not None and frames < promised:
+        return f"its header promises {promised / file.samplerate:.2f} s"
+    return ""
+
+
+def _reason(error: Exception) -> str:
+    """The system's or libsndfile's own words, without their decoration."""
+    words = getattr(error, "strerror", None) or getattr(error, "error_string", None) or str(error)
+    return words.removeprefix("Error : ").rstrip(".").lower()
+
+
+def _label(path: str | Path | BinaryIO) -> str:
+    if isinstance(path, str | Path):
+        return "standard input" if str(path) == "-" else str(path)
+    name = getattr(path, "name", None)
+    return name if isinstance(name, str) else "a stream"

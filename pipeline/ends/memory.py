@@ -1,0 +1,194 @@
+"""Ends made of arrays and lists: for programs that hold their own audio, and for tests."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from pipeline.clock import RealTime, Time
+from pipeline.ends.blocks import Mixdown, block_samples, paced, sized
+from pipeline.errors import GraphError, SourceError
+from stages.packet import Packet, Text
+from stages.stage import Port, pcm
+
+
+class MemorySource:
+    """Samples that are already here.
+
+    Parameters
+    ----------
+    samples : [samples] or [samples, channels], cut into blocks of `block_ms`; or any iterable of blocks [samples],
+        whose cuts are kept
+    pace : `asap`, `realtime` or a factor, as for files
+    """
+
+    live = False
+    lost = 0
+    label = "samples in memory"
+
+    def __init__(
+        self,
+        samples: np.ndarray | Iterable[np.ndarray],
+        rate_hz: int,
+        *,
+        block_ms: float | None = None,
+        pace: str | float = "asap",
+    ):
+        self.rate_hz = rate_hz
+        self.pace = pace
+        self.clock: Time = RealTime()
+        self.notes: list[str] = []
+        self._size = block_samples(block_ms, pace, rate_hz)
+        self._samples = samples
+        self._stop = threading.Event()
+
+    @property
+    def duration_s(self) -> float | None:
+        return len(self._samples) / self.rate_hz if isinstance(self._samples, np.ndarray) else None
+
+    def open(self) -> Port:
+        return pcm(self.rate_hz)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        mix = Mixdown()
+        if isinstance(self._samples, np.ndarray):
+            blocks = sized([mix(columns(self._samples))], self._size)
+        else:
+            blocks = (mix(columns(block)) for block in self._samples)
+        yield from paced(blocks, self.rate_hz, self.pace, self.clock, self._stop)
+        self.notes += mix.note()
+
+    def close(self) -> None:
+        self._stop.set()
+
+
+class PushSource:
+    """Samples that another thread hands over as they come.
+
+    `push` waits while more than `window_s` of audio is held, unless told not to; `end` says that no more will come.
+    """
+
+    live = False
+    lost = 0
+    label = "pushed samples"
+    duration_s: float | None = None
+
+    def __init__(self, rate_hz: int, *, window_s: float = 10.0):
+        if window_s <= 0:
+            raise GraphError(f"a window is longer than nothing, not {window_s!r} s")
+        self.rate_hz = rate_hz
+        self.notes: list[str] = []
+        self._window = max(1, round(window_s * rate_hz))
+        self._mix = Mixdown()
+        self._held: deque[np.ndarray] = deque()
+        self._samples = 0
+        self._ended = self._closed = False
+        self._turn = threading.Condition()
+
+    @property
+    def held_s(self) -> float:
+        """Seconds pushed and not yet read."""
+        return self._samples / self.rate_hz
+
+    def push(self, block: np.ndarray, *, wait: bool = True) -> bool:
+        """Hand over [samples] or [samples, channels]; False if it was not taken: no room, or nobody reads any more.
+
+        Raises
+        ------
+        SourceError   after `end`
+        """
+        samples = self._mix(columns(block))
+        with self._turn:
+            if self._ended:
+                raise SourceError("pushed samples: push came after end")
+            if wait:
+                self._turn.wait_for(lambda: self._closed or self._samples < self._window)
+            if self._closed or self._samples >= self._window:
+                return False
+            self._held.append(samples)
+            self._samples += len(samples)
+            self._turn.notify_all()
+            return True
+
+    def end(self) -> None:
+        """No more samples will come; `blocks` ends after those that are held. May be called twice."""
+        with self._turn:
+            self._ended = True
+            self._turn.notify_all()
+
+    def open(self) -> Port:
+        return pcm(self.rate_hz)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        while True:
+            with self._turn:
+                self._turn.wait_for(lambda: self._closed or self._held or self._ended)
+                if self._closed or not self._held:
+                    break
+                block = self._held.popleft()
+                self._samples -= len(block)
+                self._turn.notify_all()
+            yield block
+        self.notes += self._mix.note()
+
+    def close(self) -> None:
+        with self._turn:
+            self._closed = True
+            self._turn.notify_all()
+
+
+class Memory:
+    """Keeps all that reaches it: the sink of programs that want the answer, and the tests' double.
+
+    `packets` in order; `cuts` as sample positions; `pieces` the `Text`s of text packets; `emitted_s` the emission time
+    of each packet, where the engine gave one.
+    """
+
+    TAKES = "text"
+
+    def __init__(self) -> None:
+        self.port: Port | None = None
+        self.packets: list[Packet] = []
+        self.pieces: list[Text] = []
+        self.emitted_s: list[float | None] = []
+        self.cuts: list[int] = []
+        self.closed = False
+
+    @property
+    def text(self) -> str:
+        """The transcript so far, without the space that opens it."""
+        return "".join(piece.text for piece in self.pieces).lstrip()
+
+    def open(self, port: Port) -> None:
+        self.port = port
+
+    def write(self, packet: Packet, *, emitted_s: float | None = None) -> None:
+        self.packets.append(packet)
+        self.emitted_s.append(emitted_s)
+        if isinstance(packet.data, list):
+            self.pieces += packet.data
+
+    def cut(self, at: int) -> None:
+        self.cuts.append(at)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def columns(samples: np.ndarray) -> np.ndarray:
+    """[samples] or [samples, channels] as [samples, channels], integers scaled to [-1, 1].
+
+    Raises
+    ------
+    SourceError   for other shapes and for values that are not numbers
+    """
+    samples = np.asarray(samples)
+    if samples.ndim not in (1, 2) or samples.dtype.kind not in "fiu" or (samples.ndim == 2 and not samples.shape[1]):
+        raise SourceError(f"samples are [samples] or [samples, channels] of numbers, not {samples.dtype} {samples.shape}")
+    if samples.dtype.kind in "iu":
+        full = 2.0 ** (8 * samples.dtype.itemsize - 1)
+        samples = ((samples.astype(np.float64) - (full if samples.dtype.kind == "u" else 0.0)) / full).astype(np.float32)
+    return samples[:, None] if samples.ndim == 1 else samples
