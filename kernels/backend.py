@@ -42,6 +42,10 @@ class Backend(Protocol):
         """Start copying to the host; the copy is taken as of now, whatever later steps write."""
         ...
 
+    def copy(self, tensor: Tensor) -> Tensor:
+        """Memory of its own with the content as of now; not inside a capture."""
+        ...
+
     def clear(self, tensor: Tensor, lane: int) -> None:
         """Zero row `lane` of a [B, ...] tensor."""
         ...

@@ -37,6 +37,9 @@ class Text:
     word: bool = True
     token: int | None = None
 
+    def __str__(self) -> str:
+        return self.text
+
 
 @dataclass(frozen=True, slots=True)
 class Packet:

@@ -1,0 +1,111 @@
+"""The pump: a generator that moves audio until it must wait, and yields what it waits for; two short drivers.
+
+    for pending in engine.pump(): pending.wait()                                # a thread
+    for pending in engine.pump(): await asyncio.to_thread(pending.wait)         # an event loop
+
+One engine has one backend, one set of lanes and one thread. Jobs beyond the number of lanes queue up and start as lanes fall free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from kernels import Pending
+from pipeline.build import Plan
+from pipeline.intake import Bell
+from pipeline.lanes import Lanes
+from pipeline.metrics import Metrics
+from pipeline.session import Session
+
+MOVED = Pending(lambda: None)  # type: ignore[arg-type, return-value]  # nothing to wait for: a round was done
+Job = tuple[Any, Sequence[tuple[str, Any]]]  # a source, and (node name, sink) pairs
+
+
+class Engine:
+    """Sessions over one plan."""
+
+    def __init__(self, plan: Plan, metrics: Metrics | None = None):
+        self.plan = plan
+        self.metrics = metrics or Metrics()
+        self.sessions: list[Session] = []
+        self.failed: list[tuple[str, Exception]] = []  # session name and error, in order
+        self.bell = Bell()
+        self._jobs: Iterator[Job] = iter(())
+        self._stopping = False
+        self._lanes: Lanes | None = None
+        self.width = max(1, plan.graph.lanes.count)
+        if plan.device and plan.backend is not None:
+            wait = round(plan.graph.lanes.wait_ms * (plan.graph.clock or 16_000) / 1000)
+            stages = [(name, plan.built[name]) for name in plan.device]
+            self._lanes = Lanes(stages, plan.backend, self.metrics, count=self.width, wait=wait)
+
+    def open(self, source: Any, sinks: Sequence[tuple[str, Any]], *, start: bool = True) -> Session:
+        """A new session; its source is read on a thread unless the caller feeds the intake.
+
+        Raises
+        ------
+        Busy, SourceError, SinkError, GraphError
+        """
+        session = Session(self.plan, self._lanes, self.metrics, self.bell, source, sinks)
+        self.sessions.append(session)
+        if start:
+            session.start()
+        return session
+
+    def queue(self, jobs: Iterable[Job]) -> None:
+        """Sessions to open one after another, as lanes fall free."""
+        self._jobs = iter(jobs)
+
+    def pump(self) -> Iterator[Pending]:
+        """Work until all sessions and jobs are over; yields after every round what is left to wait for, if anything."""
+        self._refill()
+        while self.sessions:
+            moved = [session.pull() for session in self.sessions]
+            stepped = self._lanes is not None and self._lanes.step()
+            self._reap()
+            if any(moved) or stepped:
+                yield MOVED
+            elif self.sessions:
+                device = self._lanes.pending() if self._lanes is not None else None
+                yield device or Pending(self.bell.wait, self.bell.rung)  # type: ignore[arg-type]
+
+    def run(self) -> None:
+        """Drive the pump on this thread to the end."""
+        for pending in self.pump():
+            pending.wait()
+
+    async def run_async(self) -> None:
+        """Drive the pump on this event loop; only the waiting leaves it."""
+        for pending in self.pump():
+            await (asyncio.sleep(0) if pending.ready() else asyncio.to_thread(pending.wait))
+
+    def stop(self) -> None:
+        """Hear no more, start nothing new; what has been heard is finished. Safe from a signal handler."""
+        self._stopping = True
+        for session in self.sessions:
+            session.stop()
+        self.bell.ring()
+
+    def close(self) -> None:
+        """Let go of every session at once."""
+        for session in self.sessions:
+            session.close()
+        self._reap()
+
+    def _reap(self) -> None:
+        for session in [s for s in self.sessions if s.done]:
+            self.sessions.remove(session)
+            self.failed += [(session.meter.name, error) for error in session.errors]
+            self._refill()
+
+    def _refill(self) -> None:
+        while not self._stopping and len(self.sessions) < self.width:
+            job = next(self._jobs, None)
+            if job is None:
+                return
+            try:
+                self.open(*job)
+            except Exception as error:  # one bad file among many: the others go on
+                self.failed.append((job[0].label, error))

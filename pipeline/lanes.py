@@ -1,0 +1,187 @@
+"""Many speakers, one step: the unbroken run of device stages, opened once for all lanes.
+
+Every session has a seat: a mailbox in front of its lane. `step` takes what the mailboxes hold, makes one packet of all lanes
+that have a whole quantum (None spans for the others), walks it through the device stages and hands each lane its rows. How
+long a full lane waits for its neighbours is counted in samples of audio queued behind it, never in seconds of a timer, so a run
+can be replayed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kernels import Backend
+from pipeline.errors import Busy
+from pipeline.metrics import Metrics
+from pipeline.operators import recut
+from pipeline.wires import Fetch, Upload
+from stages import Cut, Packet, Span, Stage
+from stages.stage import Emission, Regroup, Row
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The last thing in a mailbox."""
+
+
+class Seat:
+    """One session's place in the batch: what waits for its lane, and where the answers go."""
+
+    __slots__ = ("deliver", "finish", "lane", "mailbox", "regroup")
+
+    def __init__(self, lane: int, regroup: Regroup, deliver: Callable[[Emission], None], finish: Callable[[], None]):
+        self.lane, self.regroup, self.deliver, self.finish = lane, regroup, deliver, finish
+        self.mailbox: deque[Row | Cut | End] = deque()
+
+    def push(self, item: Packet | Cut) -> None:
+        if isinstance(item, Cut):
+            self.regroup.drain()
+            self.mailbox.append(item)
+            return
+        span = item.spans[0]
+        assert span is not None, "a seat belongs to one session, which is never idle in its own stream"
+        self.mailbox.extend(self.regroup.push(item.data[0], span))
+
+    def end(self) -> None:
+        self.regroup.drain()
+        self.mailbox.append(End())
+
+    @property
+    def backlog(self) -> int:
+        """Samples of audio that wait in front of the lane."""
+        return sum(len(entry[1]) for entry in self.mailbox if isinstance(entry, tuple))
+
+    @property
+    def ready(self) -> bool:
+        """A whole quantum is at the head."""
+        return bool(self.mailbox) and isinstance(self.mailbox[0], tuple)
+
+    def take(self, items: int) -> Row:
+        """The next `items` items; the rest of a longer row stays at the head."""
+        row = self.mailbox.popleft()
+        assert isinstance(row, tuple), "the caller looked at `ready`"
+        data, span = row
+        if len(data) == items:
+            return row
+        middle = span.start + items * self.regroup.hop
+        self.mailbox.appendleft((data[items:], Span(middle, span.stop)))
+        return data[:items], Span(span.start, middle)
+
+
+class Lanes:
+    """The device stages of a graph and the seats in front of them.
+
+    stages : name and stage of the run, in order
+    count : lanes, fixed for the life of the run
+    wait : samples of audio a full lane lets its neighbours lag behind; 0 never waits
+    """
+
+    def __init__(
+        self, stages: Sequence[tuple[str, Stage[Any]]], backend: Backend, metrics: Metrics, *, count: int = 1, wait: int = 0
+    ):
+        self._stages = [stage for _, stage in stages]
+        self._meters = [metrics.stage(name) for name, _ in stages]
+        self._states = [stage.open(count) for stage in self._stages]
+        self._seats: list[Seat | None] = [None] * count
+        self._upload, self._fetch = Upload(backend), Fetch(backend)
+        self._wait = wait
+        first = self._stages[0]
+        self._quantum, self._hop = first.quantum, first.takes.hop
+
+    def seat(self, deliver: Callable[[Emission], None], finish: Callable[[], None]) -> Seat:
+        """A free lane for a new session.
+
+        Raises
+        ------
+        Busy   naming how many lanes there are
+        """
+        free = next((lane for lane, seat in enumerate(self._seats) if seat is None), None)
+        if free is None:
+            count = len(self._seats)
+            raise Busy(f"all {count} lanes are taken; raise 'lanes: {{count: {count}}}' in the graph")
+        seat = self._seats[free] = Seat(free, Regroup(self._quantum, self._hop), deliver, finish)
+        return seat
+
+    def leave(self, seat: Seat) -> None:
+        """Give the lane back at once; what it still held is dropped and it is left as good as new."""
+        if self._seats[seat.lane] is seat:
+            self._seats[seat.lane] = None
+            seat.mailbox.clear()
+            for stage, state in zip(self._stages, self._states, strict=True):
+                stage.flush(state, seat.lane)
+
+    @property
+    def free(self) -> int:
+        return sum(seat is None for seat in self._seats)
+
+    def step(self) -> bool:
+        """Do what can be done without waiting; says whether anything was."""
+        moved = self._fetch.deliver()
+        seats = [seat for seat in self._seats if seat is not None]
+        for seat in seats:
+            while seat.mailbox and not seat.ready:
+                self._mark(seat, seat.mailbox.popleft())
+                moved = True
+        ready = [seat for seat in seats if seat.ready]
+        patience = self._quantum * self._hop + self._wait
+        if ready and (len(ready) == len(seats) or any(seat.backlog >= patience for seat in ready)):
+            self._advance(ready)
+            moved = True
+        return self._fetch.deliver() or moved
+
+    def pending(self) -> Any:
+        """The device answer that is waited for, if any."""
+        return self._fetch.pending()
+
+    def _advance(self, ready: list[Seat]) -> None:
+        items = min(len(seat.mailbox[0][0]) for seat in ready)  # type: ignore[index, arg-type]
+        rows: dict[int, Row] = {seat.lane: seat.take(items) for seat in ready}
+        sample = next(iter(rows.values()))[0]
+        data = np.zeros((len(self._seats), *sample.shape), sample.dtype)
+        for lane, (row, _) in rows.items():
+            data[lane] = row
+        spans = tuple(rows[lane][1] if lane in rows else None for lane in range(len(self._seats)))
+        self._through(0, [Packet(self._upload(data), spans)])
+
+    def _mark(self, seat: Seat, mark: Row | Cut | End) -> None:
+        for place, (stage, state) in enumerate(zip(self._stages, self._states, strict=True)):
+            with self._meters[place].timing():
+                rest = stage.flush(state, seat.lane)
+            self._through(place + 1, rest)
+        if isinstance(mark, Cut):
+            for stage in self._stages:
+                mark = recut(mark, stage.takes, stage.gives)
+            self._fetch.mark(lambda: seat.deliver(Cut(mark.at)))
+        else:
+            self._fetch.mark(lambda: self._finish(seat))
+
+    def _finish(self, seat: Seat) -> None:
+        if self._seats[seat.lane] is seat:
+            self._seats[seat.lane] = None
+        seat.finish()
+
+    def _through(self, place: int, emissions: Sequence[Emission]) -> None:
+        for emission in emissions:
+            assert isinstance(emission, Packet), "device stages do not cut; only host stages see silence"
+            if place == len(self._stages):
+                self._scatter(emission)
+                continue
+            stage, state, meter = self._stages[place], self._states[place], self._meters[place]
+            active = sum(span is not None for span in emission.spans)
+            with meter.timing(emission.items * active):
+                answers = stage.step(state, emission)
+            self._through(place + 1, answers)
+
+    def _scatter(self, packet: Packet) -> None:
+        seats = [(seat, span) for seat, span in zip(self._seats, packet.spans, strict=True) if seat and span]
+
+        def deliver(data: np.ndarray) -> None:
+            for seat, span in seats:
+                seat.deliver(Packet(data[seat.lane][None], (span,)))
+
+        self._fetch.items(packet.data, deliver)

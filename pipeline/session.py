@@ -1,0 +1,190 @@
+"""One speaker from open to close: a source and its intake, the stages between, the sinks.
+
+The chain is an Rx stream whose head the engine pushes blocks into; the run of device stages is a seat in the lanes. Whatever
+happens to a session stays in it: a failing stage ends it, a failing sink is let go while the others go on.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.build import Plan
+from pipeline.errors import SinkClosed
+from pipeline.intake import Bell, Intake
+from pipeline.lanes import Lanes, Seat
+from pipeline.metrics import Metrics
+from pipeline.operators import operator, root, shared, tap
+from stages import Cut, Packet, Span
+
+BACKLOG_S = 0.5  # a session whose lane already has this much waiting is not asked for more
+
+
+class Session:
+    """A running chain.
+
+    source : opened here and read on a thread of its own; None where the caller feeds `intake`
+    sinks : name of the node read from, and the sink
+    """
+
+    def __init__(
+        self, plan: Plan, lanes: Lanes | None, metrics: Metrics, bell: Bell, source: Any, sinks: Sequence[tuple[str, Any]]
+    ):
+        self.source, self._sinks = source, [sink for _, sink in sinks]
+        self.errors: list[Exception] = []
+        self.done = False
+        self._open_sinks = 0
+        self._seat: Seat | None = None
+        self._lanes = lanes
+        self._at = 0
+        self._ending = False
+        port = source.open()
+        self.rate = port.rate
+        self.meter = metrics.session(source.label)
+        self.intake = Intake(
+            port.rate, bell, window_s=getattr(source, "window_s", 20.0), overrun=getattr(source, "overrun", "wait")
+        )
+        self._head = root()
+        try:
+            self._connect(plan, lanes, metrics, port, sinks)
+        except BaseException:
+            self.close()
+            raise
+
+    def start(self) -> None:
+        """Read the source on a thread of its own."""
+        threading.Thread(target=self._read, name=f"source {self.source.label}", daemon=True).start()
+
+    def pull(self) -> bool:
+        """Push one waiting block through the chain; says whether there was anything to do."""
+        if self.done or (self._seat is not None and self._seat.backlog > BACKLOG_S * self.rate):
+            return False
+        if (block := self.intake.take()) is not None:
+            samples, arrived = block
+            span = Span(self._at, self._at + len(samples))
+            self._at = span.stop
+            self.meter.audio_s = self._at / self.rate
+            self._head.on_next(Packet(samples[None], (span,)))
+            self.meter.passed(time.monotonic() - arrived)
+            self._show(samples)
+            self.meter.queued_s = self.intake.peak / self.rate
+            self.meter.dropped_s = (self.intake.dropped + getattr(self.source, "lost", 0)) / self.rate
+            return True
+        if self.intake.exhausted and not self._ending:
+            self._ending = True
+            if self.intake.error:
+                self.errors.append(self.intake.error)
+            self._head.on_completed()
+            return True
+        return False
+
+    def stop(self) -> None:
+        """Hear no more; what has been heard is still finished."""
+        self.source.close()
+        self.intake.end()
+
+    def close(self) -> None:
+        """Let go of everything, at once."""
+        self.stop()
+        if self._seat is not None and self._lanes is not None:
+            self._lanes.leave(self._seat)
+        for sink in self._sinks:
+            self._quietly(sink.close)
+        self.done = True
+
+    def _read(self) -> None:
+        try:
+            for block in self.source.blocks():
+                if not self.intake.put(np.ascontiguousarray(block, np.float32)):
+                    break
+        except Exception as error:
+            self.intake.end(error)
+        else:
+            self.intake.end()
+        finally:
+            self.source.close()
+
+    def _connect(self, plan: Plan, lanes: Lanes | None, metrics: Metrics, port: Any, sinks: Sequence[tuple[str, Any]]) -> None:
+        stages = plan.stages(port)
+        streams: dict[str, Any] = {"source": self._head}
+        for node in plan.graph.nodes:
+            if node.name not in plan.device:
+                above = streams[node.upstream]
+                streams[node.name] = shared(above.pipe(operator(stages[node.name], metrics.stage(node.name))))
+            elif node.name == plan.device[-1]:
+                streams[node.name] = root()
+        self._open_sinks = len(sinks)
+        for upstream, sink in sinks:
+            given = port if upstream == "source" else stages[upstream].gives
+            sink.open(given)
+            writer = Writer(self, sink)
+            tap(streams[upstream], writer.write, writer.finish, self._fail)
+        if plan.device and lanes is not None:
+            first = next(node for node in plan.graph.nodes if node.name == plan.device[0])
+            answers = streams[plan.device[-1]]
+            self._seat = lanes.seat(answers.on_next, answers.on_completed)
+            tap(streams[first.upstream], self._seat.push, self._seat.end, self._fail)
+
+    def _fail(self, error: Exception) -> None:
+        self.errors.append(error)
+        self.close()
+
+    def _finished(self) -> None:
+        self._open_sinks -= 1
+        if not self._open_sinks:
+            self.done = True
+            self.source.close()
+
+    def _quietly(self, close: Any) -> None:
+        try:
+            close()
+        except Exception as error:  # a sink that cannot even close has one more thing to report, nothing to stop
+            self.errors.append(error)
+
+    def _show(self, samples: np.ndarray) -> None:
+        for sink in self._sinks:
+            if meter := getattr(sink, "meter", None):
+                meter(level_db(samples), self.meter.lag_s)
+
+    def emitted_s(self) -> float:
+        """Seconds of audio that had gone in by now."""
+        return self._at / self.rate
+
+
+def level_db(samples: np.ndarray) -> float:
+    """Loudness of a block in dB of full scale, -120 for silence."""
+    power = float(np.mean(np.square(samples))) if len(samples) else 0.0
+    return max(-120.0, 10 * float(np.log10(power))) if power > 0 else -120.0
+
+
+class Writer:
+    """One sink at the end of a stream; its failures are its own."""
+
+    def __init__(self, session: Session, sink: Any):
+        self._session, self._sink, self._broken = session, sink, False
+
+    def write(self, item: Packet | Cut) -> None:
+        if self._broken:
+            return
+        try:
+            if isinstance(item, Cut):
+                self._sink.cut(item.at)
+                return
+            self._sink.write(item, emitted_s=self._session.emitted_s())
+            if isinstance(item.data, list):
+                self._session.meter.pieces += len(item.data)
+        except SinkClosed as closed:
+            self._broken = True
+            self._session.errors.append(closed)
+            self._session.stop()  # nobody reads: hear no more
+        except Exception as error:
+            self._broken = True
+            self._session.errors.append(error)
+
+    def finish(self) -> None:
+        self._session._quietly(self._sink.close)
+        self._session._finished()

@@ -1,0 +1,75 @@
+"""Attention with a sliding window over a ring of keys and values, as both models have it.
+
+    x ──norm──┬─ q ─ rope ────────────┐
+     │        ├─ k ─ rope ─ ring ─────┤ attend ── wo ──(+)── x
+     │        └─ v ─────── ring ──────┘                 │
+     └──────────────────────────────────────────────────┘
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from kernels import Backend, Ring, Tensor
+from kernels.fused import QkvWeights, linear_residual, norm_qkv_rope_append
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """The shape of one attention.
+
+    count, kept : query heads H and key heads K; H / K queries share a key
+    width : D
+    window : keys a query sees, its own position included
+    """
+
+    count: int
+    kept: int
+    width: int
+    window: int
+    theta: float
+    eps: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttentionScratch:
+    """Buffers of one step of T items, shared by all layers of a stack."""
+
+    h: Tensor  # [B, T, C]
+    q: Tensor  # [B, T, H, D]
+    k: Tensor  # [B, T, K, D]
+    v: Tensor  # [B, T, K, D]
+    mix: Tensor  # [B, T, H, D]
+    y: Tensor  # [B, T, C]
+
+    @classmethod
+    def make(cls, ops: Backend, lanes: int, items: int, width: int, heads: Heads) -> AttentionScratch:
+        rows = (lanes, items)
+        kept = (*rows, heads.kept, heads.width)
+        return cls(
+            ops.zeros((*rows, width)), ops.zeros((*rows, heads.count, heads.width)), ops.zeros(kept), ops.zeros(kept),
+            ops.zeros((*rows, heads.count, heads.width)), ops.zeros((*rows, width)),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attention:
+    """One layer's attention: its weights and its shape."""
+
+    qkv: QkvWeights
+    out: Any  # [C, H * D]
+    out_bias: Tensor | None
+    heads: Heads
+
+    def open(self, ops: Backend, lanes: int, longest: int) -> Ring:
+        """An empty ring with room for the window and a step of `longest` items."""
+        return ops.ring(lanes, self.heads.kept, self.heads.window + longest - 1, self.heads.width)
+
+    def step(self, ops: Backend, x: Tensor, ring: Ring, active: Tensor, s: AttentionScratch) -> None:
+        """x [B, T, C] += attention(x); the T items are appended to `ring`."""
+        norm_qkv_rope_append(
+            ops, s.q, ring, x, self.qkv, active, eps=self.heads.eps, theta=self.heads.theta, h=s.h, k=s.k, v=s.v
+        )
+        ops.attend(s.mix, s.q, ring, self.heads.window)
+        linear_residual(ops, x, s.mix.reshape(*x.shape[:2], -1), self.out, self.out_bias, y=s.y)

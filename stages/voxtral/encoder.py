@@ -1,0 +1,139 @@
+"""Voxtral's causal audio encoder: two convolutions and a transformer with a window of 15 seconds.
+
+    mel [T, 128] ─ conv /1 ─ gelu ─ conv /2 ─ gelu ─ [T/2, C] ─ layers ─ norm ─ frames [T/2, C]
+     100 Hz                                            50 Hz                      50 Hz
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from kernels import Backend, Tensor
+from kernels.fused import GateUpWeights, QkvWeights
+from stages.layers.attention import Attention, Heads
+from stages.layers.conv import CausalConv
+from stages.layers.mlp import GatedMlp
+from stages.layers.stack import Layer, Stack, StackState, active_lanes
+from stages.packet import Packet, Span
+from stages.stage import Port, plug
+from stages.voxtral.config import CONV_STRIDES
+from stages.voxtral.names import Checkpoint
+
+LONGEST = 64  # frames in one pass: long enough to feed a matrix product, short enough to keep rings and scores small
+
+
+@dataclass(slots=True, eq=False)
+class EncoderState:
+    """All that a lane's next frame depends on, and the buffers of the last pass's length."""
+
+    tails: tuple[Tensor, Tensor]  # last 2 mel frames, last 1 output of the first convolution
+    stack: StackState
+    active: Tensor  # [B] i32
+    first: Tensor  # [B, T, C] after the first convolution
+    second: Tensor  # [B, T/2, C] after the second: the residual stream
+    out: Tensor  # [B, T/2, C], borrowed by the next stage until the next step
+
+
+class Encoder:
+    """Mel frames to encoder frames.
+
+    Takes    mel, 100 Hz, on the device
+    Gives    frames, 50 Hz
+    Holds    two convolution tails and, per layer, the keys and values of one window (Voxtral Mini: 750 frames, 15 s)
+    Latency  none: a frame needs only what came before it
+
+    Parameters
+    ----------
+    upstream : the port of `mel`
+    checkpoint : the weights; see `stages.voxtral.names`
+    backend : where the arithmetic runs
+    """
+
+    TAKES, GIVES = ("mel", 160), ("frames", 320)  # for graphs that are checked without weights
+    lookahead = 0
+
+    def __init__(self, upstream: Port, checkpoint: Checkpoint, backend: Backend):
+        shape = checkpoint.config.encoder
+        hop = checkpoint.config.audio.hop
+        plug("voxtral.encoder", upstream, "mel", checkpoint.config.audio.rate, hop)
+        self.takes = replace(upstream, where="device")
+        self.gives = Port("frames", upstream.rate, hop * CONV_STRIDES[1], shape.dim, "device")
+        self.quantum = CONV_STRIDES[1] * checkpoint.config.downsample
+        self.ops = backend
+        self.convs = tuple(
+            CausalConv(
+                backend.upload(checkpoint.array(f"encoder.conv{n}.weight")),
+                backend.upload(checkpoint.array(f"encoder.conv{n}.bias")),
+                stride,
+            )
+            for n, stride in enumerate(CONV_STRIDES, start=1)
+        )
+        self.eps = shape.norm_eps
+        self.norm = backend.upload(checkpoint.array("encoder.norm"))
+        layers = tuple(_layer(checkpoint, backend, n) for n in range(shape.layers))
+        self.stack = Stack(layers, shape.dim, shape.hidden_dim, LONGEST)
+
+    def open(self, lanes: int = 1) -> EncoderState:
+        ops, items = self.ops, self.quantum // 2
+        tails = (self.convs[0].open(ops, lanes), self.convs[1].open(ops, lanes))
+        return EncoderState(tails, self.stack.open(ops, lanes, items), ops.zeros((lanes,), "i32"), *self._room(lanes, items))
+
+    def step(self, state: EncoderState, packet: Packet) -> list[Packet]:
+        active_lanes(self.ops, packet, state.active)
+        return [self._pass(state, part) for part in _parts(packet, 2 * LONGEST, self.takes.hop)]
+
+    def flush(self, state: EncoderState, lane: int = 0) -> list[Packet]:
+        """Nothing is held back: the delay drains through the right padding."""
+        for tail in state.tails:
+            self.ops.clear(tail, lane)
+        self.stack.clear(self.ops, state.stack, lane)
+        return []
+
+    def _pass(self, state: EncoderState, packet: Packet) -> Packet:
+        ops, mel = self.ops, packet.data
+        lanes, items = mel.shape[0], mel.shape[1] // 2
+        if items != state.second.shape[1] or items != self.quantum // 2:
+            # a pass of another length; its output must outlive the next pass of the same step
+            state.first, state.second, state.out = self._room(lanes, items)
+        self.convs[0].step(ops, state.first, state.tails[0], mel, state.active)
+        ops.gelu(state.first, state.first)
+        self.convs[1].step(ops, state.second, state.tails[1], state.first, state.active)
+        ops.gelu(state.second, state.second)
+        self.stack.step(ops, state.stack, state.second, state.active)
+        ops.rms_norm(state.out, state.second, self.norm, self.eps)
+        return Packet(state.out, packet.spans)
+
+    def _room(self, lanes: int, items: int) -> tuple[Tensor, Tensor, Tensor]:
+        width = self.gives.width
+        return tuple(self.ops.zeros((lanes, n, width)) for n in (2 * items, items, items))  # type: ignore[return-value]
+
+
+def _layer(checkpoint: Checkpoint, ops: Backend, n: int) -> Layer:
+    shape = checkpoint.config.encoder
+    heads = Heads(shape.heads, shape.heads, shape.head_dim, shape.window, shape.rope_theta, shape.norm_eps)
+
+    def matrix(name: str):  # noqa: ANN202
+        return ops.adopt(*checkpoint.raw(f"encoder.layers.{n}.{name}"))
+
+    def vector(name: str) -> Tensor:
+        return ops.upload(checkpoint.array(f"encoder.layers.{n}.{name}"))
+
+    qkv = QkvWeights(
+        vector("attention_norm"), matrix("wq"), matrix("wk"), matrix("wv"), vector("wq_bias"), None, vector("wv_bias")
+    )
+    mlp = GateUpWeights(vector("ffn_norm"), matrix("w1"), matrix("w3"))
+    return Layer(
+        Attention(qkv, matrix("wo"), vector("wo_bias"), heads),
+        GatedMlp(mlp, matrix("w2"), vector("w2_bias"), shape.norm_eps),
+    )
+
+
+def _parts(packet: Packet, longest: int, hop: int) -> Iterator[Packet]:
+    """`packet` in pieces of at most `longest` items."""
+    if packet.items <= longest:
+        yield packet
+        return
+    for at in range(0, packet.items, longest):
+        data = packet.data[:, at : at + longest]
+        yield Packet(data, tuple(s and Span(s.start + at * hop, s.start + (at + data.shape[1]) * hop) for s in packet.spans))
