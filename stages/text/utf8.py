@@ -9,8 +9,8 @@ class Characters:
     """Incremental UTF-8 decoder.
 
     An incomplete sequence at the end (at most 3 bytes) is held back until its rest arrives; bytes that can no
-    longer become a character are replaced by U+FFFD. Concatenated output equals that of `bytes.decode("utf-8",
-    "replace")` on concatenated input, however it is cut.
+    longer become a character are replaced by U+FFFD. However the input is cut, the output equals that of
+    `bytes.decode("utf-8", "replace")` on the whole.
     """
 
     __slots__ = ("_decoder",)

@@ -1,8 +1,8 @@
 """Where each tensor lies in its file, and the bytes behind it.
 
-An index is made from headers alone: the parsers in `safetensors.py` and `gguf.py` take `read(offset, n)` and a
-size, so the header may come from a memory map or from HTTP ranges. `Weights` joins an index with memory-mapped
-bytes.
+An index is made from headers alone: the parsers in `safetensors.py` and `gguf.py` take `read(offset, n)` and
+a size, so the header may come from a memory map or from HTTP ranges. `Weights` joins an index with
+memory-mapped bytes.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Bytes:
         """
         assert 0 <= offset <= offset + n <= self.size, f"bytes {offset} to {offset + n} of {self.size}"
         first = bisect_right(self.starts, offset, hi=len(self.pieces)) - 1
-        parts = []
+        parts: list[np.ndarray] = []
         for index in range(first, len(self.pieces)):
             begin = max(offset - self.starts[index], 0)
             end = min(offset + n - self.starts[index], len(self.pieces[index]))
