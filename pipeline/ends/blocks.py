@@ -1,4 +1,4 @@
-"""What every source does to audio: mix to mono, silence broken samples, cut into blocks, release them on time."""
+"""What every source does to audio: mix to mono, silence broken samples, cut blocks, release them on time."""
 
 from __future__ import annotations
 
@@ -72,7 +72,8 @@ class Mixdown:
 
     def note(self) -> list[str]:
         """What to tell the user at the end, if anything."""
-        return [f"{self.broken} broken samples (not finite, or absurdly loud) replaced by silence"] if self.broken else []
+        said = f"{self.broken} broken samples (not finite, or absurdly loud) replaced by silence"
+        return [said] if self.broken else []
 
 
 def sized(chunks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:

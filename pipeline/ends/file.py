@@ -1,8 +1,7 @@
-"""Audio files: everything soundfile reads, standard input, and WAV files to keep. The one door to soundfile."""
+"""Audio files: all that soundfile reads, standard input, and WAV files to keep. The one door to soundfile."""
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import shlex
@@ -11,15 +10,24 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
-import soundfile
+import soundfile  # type: ignore[import-untyped]
 
 from pipeline.clock import RealTime, Time
 from pipeline.ends.blocks import Mixdown, block_samples, paced, sized, speed
-from pipeline.ends.output import cure
-from pipeline.ends.stdin import CHANNELS, RATES_HZ, UNKNOWN_LENGTH, Feed, Raw, RawReader, standard_input, wav_reader
+from pipeline.ends.paths import cure, readable, reason
+from pipeline.ends.streams import (
+    CHANNELS,
+    RATES_HZ,
+    UNKNOWN_LENGTH,
+    Feed,
+    Raw,
+    RawReader,
+    standard_input,
+    wav_reader,
+)
 from pipeline.errors import GraphError, SinkError, SourceError
 from stages.packet import Packet
 from stages.stage import Port, pcm
@@ -27,11 +35,12 @@ from stages.stage import Port, pcm
 DECODE_FRAMES = 8192  # always the same, so that no codec's output depends on the block size asked for
 SPOOL_BYTES = 1 << 32  # what a pipe may leave in the temporary folder before we stop believing it
 ENDLESS_FRAMES = 1 << 62  # libsndfile's lengths near 2**63 mean that it does not know
+MP3_SLACK_FRAMES = 4 * 1152  # an MP3 without an index has its length estimated
 SLACK_BYTES = 8  # writers disagree about counting their own chunk headers
 
 
 class Reader(Protocol):
-    """Decoded audio: `chunks` gives [frames, channels] float32 and raises `SourceError` after the last good one."""
+    """Decoded audio: `chunks` gives [frames, channels] float32, and `SourceError` after the last good one."""
 
     rate_hz: int
     channels: int
@@ -48,12 +57,12 @@ class FileSource:
 
     Parameters
     ----------
-    path : a file, a named pipe, `-` for standard input, or an open binary stream. WAV (PCM or float) and raw PCM are
-        decoded from a pipe as they come; other formats on a pipe are first collected in a temporary file
+    path : a file, a named pipe, `-` for standard input, or an open binary stream. A pipe's PCM and WAV are
+        decoded as they come; other formats are first collected in a temporary file
     block_ms : audio per block; by default 10 s, or 80 ms where `pace` is not `asap`
     pace : `asap`, `realtime`, or a factor such as `8x`
     channel : the one to hear, counted from 1; by default the mean of all
-    raw_rate_hz, raw_format, raw_channels : headerless PCM, where a rate is given; `raw_format` as in `s16le` or `f32le`
+    raw_rate_hz, raw_format, raw_channels : what headerless PCM is; with a rate, the input is taken for that
 
     Raises
     ------
@@ -98,7 +107,7 @@ class FileSource:
         reader = self._open_reader()
         if self.channel is not None and self.channel > reader.channels:
             reader.close()
-            raise SourceError(f"{self.label}: channel {self.channel} was asked for, but it has {reader.channels}")
+            raise SourceError(f"{self.label}: channel {self.channel} is not one of its {reader.channels}")
         self._reader = reader
         return pcm(reader.rate_hz)
 
@@ -126,18 +135,18 @@ class FileSource:
             return _stream_reader(self.path, self.raw, self.label)
         if str(self.path) == "-":
             return _stream_reader(standard_input(), self.raw, self.label)
-        mode = _checked(Path(self.path), self.label)
+        mode = readable(Path(self.path), self.label)
         if self.raw is None and stat.S_ISREG(mode):
             return _path_reader(Path(self.path), self.label)
         if self.raw is None and not stat.S_ISFIFO(mode):
-            raise SourceError(f"{self.label}: it is a device or a socket, not an audio file; is its raw format known?")
+            raise SourceError(f"{self.label}: it is a device, not a file; if it gives raw PCM, say raw_rate")
         return _stream_reader(Path(self.path).open("rb"), self.raw, self.label, own=True)
 
 
 class Wav:
     """Keeps the audio of the PCM branch it stands on as a mono WAV file, `subtype` as soundfile names it.
 
-    Blocks are written as they come; the header is completed by `close`, and readers mend that of a killed run.
+    Blocks are written as they come; `close` completes the header, and readers mend that of a killed run.
 
     Raises
     ------
@@ -149,7 +158,8 @@ class Wav:
 
     def __init__(self, *, path: str | Path, subtype: str = "PCM_16"):
         if not soundfile.check_format("WAV", subtype):
-            raise GraphError(f"wav subtype is one of {', '.join(soundfile.available_subtypes('WAV'))}, not {subtype!r}")
+            known = ", ".join(soundfile.available_subtypes("WAV"))
+            raise GraphError(f"wav subtype is one of {known}, not {subtype!r}")
         self.path, self.subtype = str(path), subtype
         self._file: soundfile.SoundFile | None = None
 
@@ -159,10 +169,9 @@ class Wav:
         try:
             Path(self.path).open("wb").close()  # soundfile reports every failure as 'System error'
             self._file = soundfile.SoundFile(self.path, "w", port.rate, 1, self.subtype, format="WAV")
-        except OSError as error:
-            raise SinkError(f"{self.path}: cannot create it ({_reason(error)}){cure(error, self.path)}") from error
-        except soundfile.SoundFileError as error:
-            raise SinkError(f"{self.path}: cannot create it ({_reason(error)})") from error
+        except (OSError, soundfile.SoundFileError) as error:
+            advice = cure(error, self.path) if isinstance(error, OSError) else ""
+            raise SinkError(f"{self.path}: cannot create it ({reason(error)}){advice}") from error
 
     def write(self, packet: Packet, *, emitted_s: float | None = None) -> None:
         if self._file is None or packet.spans[0] is None:
@@ -186,14 +195,16 @@ class Wav:
 
     def _full(self, error: Exception | None) -> SinkError:
         assert self._file is not None
-        said = f" ({_reason(error)})" if error is not None and str(error) else ""
+        said = f" ({reason(error)})" if error is not None and str(error) else ""
         return SinkError(f"{self.path}: cannot write it{said}; is the disk full, or the file past 4 GiB?")
 
 
 class _Decoder:
-    """A soundfile being read. `own` goes with it; `damage` is what is known to be wrong, told at the end."""
+    """A soundfile being read. `own` is closed with it; `damage` is known already, and told at the end."""
 
-    def __init__(self, file: soundfile.SoundFile, label: str, *, own: IO[bytes] | None = None, damage: str = ""):
+    def __init__(
+        self, file: soundfile.SoundFile, label: str, *, own: BinaryIO | None = None, damage: str = ""
+    ):
         self.rate_hz, self.channels = file.samplerate, file.channels
         self.notes: list[str] = []
         self._file, self._label, self._own, self._damage = file, label, own, damage
@@ -203,8 +214,8 @@ class _Decoder:
         if not (RATES_HZ[0] <= self.rate_hz <= RATES_HZ[1] and 1 <= self.channels <= CHANNELS):
             self.close()
             raise SourceError(
-                f"{label}: its header says {self.rate_hz} Hz and {self.channels} channels, beyond {RATES_HZ[0]} to "
-                f"{RATES_HZ[1]} Hz and 1 to {CHANNELS} channels; is it damaged?"
+                f"{label}: its header says {self.rate_hz} Hz and {self.channels} channels, beyond "
+                f"{RATES_HZ[0]} to {RATES_HZ[1]} Hz and 1 to {CHANNELS} channels; is it damaged?"
             )
 
     def chunks(self) -> Iterator[np.ndarray]:
@@ -220,7 +231,8 @@ class _Decoder:
             fault = self._damage or _missing(self._file, self._promised, frames)
         self.close()
         if fault:
-            raise SourceError(f"{self._label}: damaged or cut short after {frames / self.rate_hz:.2f} s ({fault})")
+            seconds = frames / self.rate_hz
+            raise SourceError(f"{self._label}: damaged or cut short after {seconds:.2f} s ({fault})")
 
     def close(self) -> None:
         with self._lock:
@@ -239,7 +251,7 @@ class _Decoder:
                 return self._file.read(out=out), None
             except soundfile.SoundFileError as error:
                 good = self._file.tell() - start if self._file.seekable() else 0
-                return out[: max(0, good)], _reason(error)
+                return out[: max(0, good)], reason(error)
 
 
 def _path_reader(path: Path, label: str) -> Reader:
@@ -248,7 +260,7 @@ def _path_reader(path: Path, label: str) -> Reader:
     if not head:
         raise SourceError(f"{label}: the file is empty")
     if path.suffix.lower() == ".raw":
-        raise SourceError(f"{label}: raw PCM has no header; give its rate, format and channels, as in raw_rate_hz: 16000")
+        raise SourceError(f"{label}: raw PCM has no header; give raw_rate, raw_format and raw_channels")
     name = os.fsencode(path) if os.name == "posix" else str(path)  # bytes: a name need not be valid UTF-8
     try:
         return _Decoder(soundfile.SoundFile(name), label)
@@ -259,12 +271,12 @@ def _path_reader(path: Path, label: str) -> Reader:
 
 
 def _cut_ogg(path: Path, label: str, error: soundfile.SoundFileError) -> Reader:
-    """What an Ogg file without its last page still holds: libsndfile reads it if it cannot seek to the end."""
+    """What an Ogg file without its end still holds: libsndfile reads it where it cannot seek there."""
     out, into = os.pipe()
     own = os.fdopen(out, "rb")
     threading.Thread(target=_pour, args=(path, into), name="headrace-ogg", daemon=True).start()
     try:
-        return _Decoder(soundfile.SoundFile(out, closefd=False), label, own=own, damage=_reason(error))
+        return _Decoder(soundfile.SoundFile(out, closefd=False), label, own=own, damage=reason(error))
     except soundfile.SoundFileError:
         own.close()
         raise SourceError(_unreadable(label, b"OggS", error)) from error
@@ -304,16 +316,18 @@ def _seekable_reader(stream: BinaryIO, label: str, *, own: bool = False) -> Read
 
 def _spooled(feed: Feed, label: str) -> Reader:
     """Collect a stream on disk: its format can only be read from a file."""
-    file = tempfile.TemporaryFile(prefix="headrace-")  # noqa: SIM115: the reader closes it
+    file = tempfile.TemporaryFile(prefix="headrace-")  # noqa: SIM115
     try:
         for data in feed.chunks():
             if file.write(data) and file.tell() > SPOOL_BYTES:
-                raise SourceError(f"{label}: more than {SPOOL_BYTES >> 30} GiB without being WAV; give raw_rate_hz if it is PCM")
+                size = f"{SPOOL_BYTES >> 30} GiB"
+                raise SourceError(f"{label}: over {size}, and not WAV; if it is raw PCM, say raw_rate")
         file.seek(0)
         return _seekable_reader(file, label, own=True)
     except OSError as error:
         file.close()
-        raise SourceError(f"{label}: cannot collect it in {tempfile.gettempdir()!r} ({_reason(error)})") from error
+        folder = tempfile.gettempdir()
+        raise SourceError(f"{label}: cannot collect it in {folder!r} ({reason(error)})") from error
     except SourceError:
         file.close()
         raise
@@ -321,36 +335,12 @@ def _spooled(feed: Feed, label: str) -> Reader:
         feed.close()
 
 
-def _checked(path: Path, label: str) -> int:
-    """The mode of a file that exists, is no folder and may be read."""
-    try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise SourceError(f"{label}: it is a folder; name a file in it, or use a manifest with files: '{label}/*'")
-        if stat.S_ISREG(mode):
-            path.open("rb").close()
-        return mode
-    except FileNotFoundError as error:
-        raise SourceError(f"{label}: there is no such file{_did_you_mean(path)}") from error
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        raise SourceError(f"{label}: cannot read it ({_reason(error)})") from error
-
-
-def _did_you_mean(path: Path) -> str:
-    try:
-        names = [entry.name for entry, _ in zip(os.scandir(path.parent), range(2000), strict=False)]
-    except OSError:
-        return f"; nor is there a folder {str(path.parent)!r}"
-    near = difflib.get_close_matches(path.name, names, n=1)
-    return f"; did you mean {str(path.with_name(near[0]))!r}?" if near else ""
-
-
 def _unreadable(label: str, head: bytes, error: Exception) -> str:
     if not set(head) - set(range(32, 127)) - set(b"\t\r\n"):
         return f"{label}: it holds text, not audio (it begins {head[:24].decode('ascii')!r})"
     target = f"{Path(label).stem or 'audio'}.16k.wav"
     convert = f"ffmpeg -i {shlex.quote(label)} -ac 1 -ar 16000 {shlex.quote(target)}"
-    return f"{label}: soundfile cannot read it ({_reason(error)}); if it is audio, convert it: {convert}"
+    return f"{label}: soundfile cannot read it ({reason(error)}); if it is audio, convert it: {convert}"
 
 
 def _missing(file: soundfile.SoundFile, promised: int | None, frames: int) -> str:
@@ -359,17 +349,12 @@ def _missing(file: soundfile.SoundFile, promised: int | None, frames: int) -> st
     libsndfile adapts lengths to the file and says so only in its log: `data : 64000 (should be 31978)`.
     """
     for said, found in re.findall(r": (\d+) \(should be (\d+)\)", file.extra_info):
-        if SLACK_BYTES < int(said) - int(found) and int(said) < UNKNOWN_LENGTH:
+        if int(said) - int(found) > SLACK_BYTES and int(said) < UNKNOWN_LENGTH:
             return f"its header promises {int(said) - int(found)} more bytes"
-    if promised is not None and frames < promised:
+    slack = MP3_SLACK_FRAMES if file.format == "MP3" else 0
+    if promised is not None and frames < promised - slack:
         return f"its header promises {promised / file.samplerate:.2f} s"
     return ""
-
-
-def _reason(error: Exception) -> str:
-    """The system's or libsndfile's own words, without their decoration."""
-    words = getattr(error, "strerror", None) or getattr(error, "error_string", None) or str(error)
-    return words.removeprefix("Error : ").rstrip(".").lower()
 
 
 def _label(path: str | Path | BinaryIO) -> str:

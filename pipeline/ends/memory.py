@@ -20,8 +20,8 @@ class MemorySource:
 
     Parameters
     ----------
-    samples : [samples] or [samples, channels], cut into blocks of `block_ms`; or any iterable of blocks [samples],
-        whose cuts are kept
+    samples : [samples] or [samples, channels], cut into blocks of `block_ms`; or an iterable of such arrays,
+        which are the blocks
     pace : `asap`, `realtime` or a factor, as for files
     """
 
@@ -68,7 +68,7 @@ class MemorySource:
 class PushSource:
     """Samples that another thread hands over as they come.
 
-    `push` waits while more than `window_s` of audio is held, unless told not to; `end` says that no more will come.
+    `push` waits while more than `window_s` of audio is held, unless told not to; `end` says that it was all.
     """
 
     live = False
@@ -94,7 +94,7 @@ class PushSource:
         return self._samples / self.rate_hz
 
     def push(self, block: np.ndarray, *, wait: bool = True) -> bool:
-        """Hand over [samples] or [samples, channels]; False if it was not taken: no room, or nobody reads any more.
+        """Hand over [samples] or [samples, channels]; False if there was no room or nobody reads any more.
 
         Raises
         ------
@@ -143,8 +143,8 @@ class PushSource:
 class Memory:
     """Keeps all that reaches it: the sink of programs that want the answer, and the tests' double.
 
-    `packets` in order; `cuts` as sample positions; `pieces` the `Text`s of text packets; `emitted_s` the emission time
-    of each packet, where the engine gave one.
+    `packets` in order; `cuts` as sample positions; `pieces` the `Text`s of text packets; `emitted_s` when
+    each packet came out, where the engine said so.
     """
 
     TAKES = "text"
@@ -186,9 +186,10 @@ def columns(samples: np.ndarray) -> np.ndarray:
     SourceError   for other shapes and for values that are not numbers
     """
     samples = np.asarray(samples)
-    if samples.ndim not in (1, 2) or samples.dtype.kind not in "fiu" or (samples.ndim == 2 and not samples.shape[1]):
-        raise SourceError(f"samples are [samples] or [samples, channels] of numbers, not {samples.dtype} {samples.shape}")
-    if samples.dtype.kind in "iu":
+    shape, kind = samples.shape, samples.dtype.kind
+    if kind not in "fiu" or len(shape) not in (1, 2) or shape[1:] == (0,):
+        raise SourceError(f"samples are numbers [samples] or [samples, channels], not {samples.dtype}{shape}")
+    if kind in "iu":
         full = 2.0 ** (8 * samples.dtype.itemsize - 1)
-        samples = ((samples.astype(np.float64) - (full if samples.dtype.kind == "u" else 0.0)) / full).astype(np.float32)
+        samples = (samples - (full if kind == "u" else 0.0)) / full
     return samples[:, None] if samples.ndim == 1 else samples

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from pathlib import Path
 from typing import IO
 
+from pipeline.ends.paths import cure, reason
 from pipeline.errors import SinkClosed, SinkError
 
 
@@ -30,7 +30,7 @@ class Output:
             self._stream = sys.stdout
             return
         try:
-            self._stream = Path(self.path).open("w", encoding="utf-8", newline="\n")
+            self._stream = Path(self.path).open("w", encoding="utf-8", newline="\n")  # noqa: SIM115
         except OSError as error:
             raise self._fault(error, "create") from error
 
@@ -57,7 +57,7 @@ class Output:
     def _fault(self, error: OSError, verb: str) -> SinkError:
         if isinstance(error, BrokenPipeError):
             return SinkClosed(f"{self.label}: the reader has gone")
-        return SinkError(f"{self.label}: cannot {verb} it ({_reason(error)}){cure(error, self.path)}")
+        return SinkError(f"{self.label}: cannot {verb} it ({reason(error)}){cure(error, self.path)}")
 
     def _abandon(self) -> None:
         """Forget a stream that failed, with the text it still holds: flushing that again would fail again."""
@@ -72,21 +72,6 @@ class Output:
             return  # the same failure once more; the descriptor is closed all the same
 
 
-def cure(error: OSError, path: str) -> str:
-    """The end of an error message about `path`: what to do, where we know."""
-    if error.errno == errno.ENOENT:
-        return f"; create the folder {str(Path(path).parent)!r} first"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "; the disk is full: free some space or write elsewhere"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR):
-        return "; choose a file that you may write"
-    return ""
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
-
-
 def _encodable(text: str, stream: IO[str]) -> str:
     """`text` with what the terminal's encoding cannot say replaced by question marks."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
@@ -94,7 +79,7 @@ def _encodable(text: str, stream: IO[str]) -> str:
 
 
 def _point_at_nothing(stream: IO[str]) -> None:
-    """Let what a dead standard output still holds drain into the null device: the interpreter flushes it at exit."""
+    """Let what a dead standard output still holds drain into nothing: the interpreter flushes it at exit."""
     try:
         descriptor = stream.fileno()
     except OSError:  # a stream made of memory, in somebody's program
