@@ -1,12 +1,11 @@
-"""From a `Graph` to constructed stages, with every plug checked on the way.
+"""From a `Graph` to constructed stages, with every plug checked before any weight is read.
 
-A `Plan` is what all sessions of a graph share: the checkpoint, the backend and the device stages with their weights. Host stages
-are cheap and depend on the source's rate, so each session has its own, made by `Plan.stages`.
+A `Plan` is what all sessions of a graph share: checkpoints, the backend and the device stages with their weights. Host stages are
+cheap and depend on the source's rate, so each session has its own, made by `Plan.stages`.
 """
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,24 +14,33 @@ from kernels import Backend, open_backend
 from pipeline.catalog import find_stage
 from pipeline.errors import GraphError, WeightsMissing
 from pipeline.graph import Graph, Node
+from pipeline.options import injected
+from pipeline.plugs import check_ports
 from stages import ConfigError, Port, Stage, pcm
 from stages.voxtral.names import Checkpoint, open_checkpoint
 
-TOKEN_RATE_HZ = 12.5  # both models: one token every 80 ms
+MISSING = """\
+no weights at {path!r}
+  full precision (8.9 GB): put consolidated.safetensors, params.json and tekken.json of
+    mistralai/Voxtral-Mini-4B-Realtime-2602 (Hugging Face) into one folder and name that folder
+  Q4_0 (2.5 GB): put the .gguf of TrevorJS/voxtral-mini-realtime-gguf beside params.json and tekken.json
+    of the model above, and name the .gguf
+  or leave VOXTRAL and --weights unset: the small built-in model needs no download"""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A graph with its weights loaded.
 
-    device : the names of the unbroken run of device stages, in order; may be empty
-    built : those stages
+    checkpoints : by path
+    runs : the unbroken rows of device stages, node names in order; one per model
+    built : the stages of those rows
     """
 
     graph: Graph
-    checkpoint: Checkpoint | None
+    checkpoints: dict[str, Checkpoint]
     backend: Backend | None
-    device: tuple[str, ...]
+    runs: tuple[tuple[str, ...], ...]
     built: dict[str, Stage[Any]]
 
     def stages(self, source: Port) -> dict[str, Stage[Any]]:
@@ -41,83 +49,80 @@ class Plan:
         for node in self.graph.nodes:
             upstream = source if node.upstream == "source" else made[node.upstream].gives
             shared = self.built.get(node.name)
-            made[node.name] = shared or construct(node, upstream, self.checkpoint, self.backend)
-            if shared and (shared.takes.kind, shared.takes.rate, shared.takes.hop) != (upstream.kind, upstream.rate, upstream.hop):
+            made[node.name] = shared or construct(node, upstream, self.checkpoints, self.backend)
+            if shared and not _same(shared.takes, upstream):
                 raise GraphError(f"{node.mark}: {node.stage} takes {shared.takes}, but {node.upstream} gives {upstream}")
         return made
 
 
 def build(graph: Graph, backend: Backend | None = None) -> Plan:
-    """Open the weights and the backend a graph needs and construct its device stages.
+    """Check a graph's plugs, open the weights and the backend it needs and construct its device stages.
 
     Raises
     ------
-    GraphError       a plug does not fit, or the device stages do not stand in one unbroken row
+    GraphError       a plug does not fit, or device stages do not stand in unbroken rows
     WeightsMissing   the weights are not there; says which files go where
     WeightsError, BackendMissing   from the floors below
     """
-    checkpoint = _checkpoint(graph) if _needs(graph, "checkpoint") else None
-    if backend is None and _needs(graph, "backend"):
+    check_ports(graph)
+    needs = {node.name: injected(find_stage(node.stage)) for node in graph.nodes}
+    checkpoints = _checkpoints(graph, needs)
+    if backend is None and any("backend" in names for names in needs.values()):
         backend = open_backend(graph.backend)
     made: dict[str, Stage[Any]] = {}
     clock = pcm(graph.clock or 16_000)
     for node in graph.nodes:
         upstream = clock if node.upstream == "source" else made[node.upstream].gives
-        made[node.name] = construct(node, upstream, checkpoint, backend)
-    device = tuple(name for name, stage in made.items() if stage.takes.where == "device")
-    _check_run(graph, device)
-    _check_rate(graph, made)
-    return Plan(graph, checkpoint, backend, device, {name: made[name] for name in device})
+        made[node.name] = construct(node, upstream, checkpoints, backend)
+    device = {name: stage for name, stage in made.items() if stage.takes.where == "device"}
+    return Plan(graph, checkpoints, backend, _runs(graph, device), device)
 
 
-def construct(node: Node, upstream: Port, checkpoint: Checkpoint | None, backend: Backend | None) -> Stage[Any]:
+def construct(node: Node, upstream: Port, checkpoints: dict[str, Checkpoint], backend: Backend | None) -> Stage[Any]:
     """One stage; what its constructor says about the options or the plug becomes a complaint with the node's place."""
     kind = find_stage(node.stage)
-    wanted = inspect.signature(kind).parameters
-    given = {name: value for name, value in (("checkpoint", checkpoint), ("backend", backend)) if name in wanted}
+    wanted = injected(kind)
+    given: dict[str, Any] = {"backend": backend} if "backend" in wanted else {}
+    if "checkpoint" in wanted:
+        given["checkpoint"] = checkpoints[node.weights or ""]
     try:
         return kind(upstream, **given, **node.options)
     except (ConfigError, TypeError) as error:
         raise GraphError(f"{node.mark}: {error}") from error
 
 
-def _needs(graph: Graph, injected: str) -> bool:
-    return any(injected in inspect.signature(find_stage(node.stage)).parameters for node in graph.nodes)
+def _checkpoints(graph: Graph, needs: dict[str, frozenset[str]]) -> dict[str, Checkpoint]:
+    found: dict[str, Checkpoint] = {}
+    for node in graph.nodes:
+        if "checkpoint" not in needs[node.name] or node.weights in found:
+            continue
+        if not node.weights:
+            raise GraphError(f"{node.mark}: {node.name} needs weights, but the graph names none; add 'weights: FOLDER'")
+        if not Path(node.weights).exists():
+            raise WeightsMissing(MISSING.format(path=node.weights))
+        found[node.weights] = open_checkpoint(Path(node.weights))
+    return found
 
 
-def _checkpoint(graph: Graph) -> Checkpoint:
-    if not graph.weights:
-        raise GraphError(f"{graph.name}: a stage needs weights, but the graph names none; add 'weights: FOLDER' or --weights")
-    if not Path(graph.weights).exists():
-        raise WeightsMissing(missing_weights(graph.weights))
-    return open_checkpoint(Path(graph.weights))
-
-
-def missing_weights(path: str) -> str:
-    """What to fetch and where to put it."""
-    return (
-        f"no weights at {path!r}\n"
-        "  full precision (8.9 GB): put consolidated.safetensors, params.json and tekken.json of\n"
-        "    mistralai/Voxtral-Mini-4B-Realtime-2602 (Hugging Face) into one folder and name that folder\n"
-        "  Q4_0 (2.5 GB): the .gguf of TrevorJS/voxtral-mini-realtime-gguf, with params.json and tekken.json\n"
-        "    of the model above beside it; name the .gguf\n"
-        "  or leave VOXTRAL and --weights unset to use the small built-in model"
-    )
-
-
-def _check_run(graph: Graph, device: tuple[str, ...]) -> None:
-    for above, below in zip(device, device[1:], strict=False):
-        node = next(n for n in graph.nodes if n.name == below)
-        if node.upstream != above:
-            raise GraphError(f"{node.mark}: device stages stand in one row, but {below} takes from {node.upstream}, not {above}")
-    inner = set(device[:-1])
+def _runs(graph: Graph, device: dict[str, Stage[Any]]) -> tuple[tuple[str, ...], ...]:
+    """Rows of device stages, each fed by the one above; only the last of a row may be read on the host."""
+    runs: list[list[str]] = []
+    for node in graph.nodes:
+        if node.name not in device:
+            continue
+        row = next((row for row in runs if row[-1] == node.upstream), None)
+        if row is not None:
+            row.append(node.name)
+        elif node.upstream in device:
+            raise GraphError(f"{node.mark}: {node.name} forks off {node.upstream} on the device; fork before mel or after text")
+        else:
+            runs.append([node.name])
+    inner = {name for row in runs for name in row[:-1]}
     for end in (*graph.nodes, *graph.sinks):
         if end.upstream in inner and end.name not in device:
             raise GraphError(f"{end.mark}: {end.name} reads from {end.upstream}, which stays on the device; read before or after")
+    return tuple(map(tuple, runs))
 
 
-def _check_rate(graph: Graph, made: dict[str, Stage[Any]]) -> None:
-    for name, stage in made.items():
-        port = stage.gives
-        if port.kind == "tokens" and port.rate / port.hop != TOKEN_RATE_HZ:
-            raise GraphError(f"{graph.name}: {name} gives {port.rate / port.hop:g} tokens a second, the models give 12.5; check the hops")
+def _same(takes: Port, given: Port) -> bool:
+    return (takes.kind, takes.rate, takes.hop, takes.width) == (given.kind, given.rate, given.hop, given.width)

@@ -34,12 +34,8 @@ class Engine:
         self.bell = Bell()
         self._jobs: Iterator[Job] = iter(())
         self._stopping = False
-        self._lanes: Lanes | None = None
         self.width = max(1, plan.graph.lanes.count)
-        if plan.device and plan.backend is not None:
-            wait = round(plan.graph.lanes.wait_ms * (plan.graph.clock or 16_000) / 1000)
-            stages = [(name, plan.built[name]) for name in plan.device]
-            self._lanes = Lanes(stages, plan.backend, self.metrics, count=self.width, wait=wait)
+        self._lanes = [self._row(run) for run in plan.runs]
 
     def open(self, source: Any, sinks: Sequence[tuple[str, Any]], *, start: bool = True) -> Session:
         """A new session; its source is read on a thread unless the caller feeds the intake.
@@ -63,13 +59,13 @@ class Engine:
         self._refill()
         while self.sessions:
             moved = [session.pull() for session in self.sessions]
-            stepped = self._lanes is not None and self._lanes.step()
+            moved += [lanes.step() for lanes in self._lanes]
             self._reap()
-            if any(moved) or stepped:
+            if any(moved):
                 yield MOVED
             elif self.sessions:
-                device = self._lanes.pending() if self._lanes is not None else None
-                yield device or Pending(self.bell.wait, self.bell.rung)  # type: ignore[arg-type]
+                device = (lanes.pending() for lanes in self._lanes)
+                yield next(filter(None, device), Pending(self.bell.wait, self.bell.rung))  # type: ignore[arg-type]
 
     def run(self) -> None:
         """Drive the pump on this thread to the end."""
@@ -93,6 +89,13 @@ class Engine:
         for session in self.sessions:
             session.close()
         self._reap()
+
+    def _row(self, run: tuple[str, ...]) -> Lanes:
+        graph = self.plan.graph
+        assert self.plan.backend is not None, "device stages have a backend"
+        wait = round(graph.lanes.wait_ms * (graph.clock or 16_000) / 1000)
+        stages = [(name, self.plan.built[name]) for name in run]
+        return Lanes(stages, self.plan.backend, self.metrics, count=self.width, wait=wait)
 
     def _reap(self) -> None:
         for session in [s for s in self.sessions if s.done]:

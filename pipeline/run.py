@@ -71,6 +71,7 @@ class Run:
         self.graph = graph
         self.plan: Plan = build(graph)
         self._on_metrics = on_metrics
+        self.notes: list[str] = []  # what sources wanted known, such as samples they had to replace
         self._engine: Engine | None = None
 
     def __enter__(self) -> Run:
@@ -170,6 +171,7 @@ class Run:
         finally:
             engine.close()
             self._engine = None
+            self.notes += [f"{source.label}: {note}" for note in source.notes]
             if self._on_metrics:
                 self._on_metrics(metrics.report())
         raise_first(engine.failed)

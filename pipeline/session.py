@@ -19,7 +19,7 @@ from pipeline.intake import Bell, Intake
 from pipeline.lanes import Lanes, Seat
 from pipeline.metrics import Metrics
 from pipeline.operators import operator, root, shared, tap
-from stages import Cut, Packet, Span
+from stages import Cut, Packet, Port, Span
 
 BACKLOG_S = 0.5  # a session whose lane already has this much waiting is not asked for more
 
@@ -32,14 +32,13 @@ class Session:
     """
 
     def __init__(
-        self, plan: Plan, lanes: Lanes | None, metrics: Metrics, bell: Bell, source: Any, sinks: Sequence[tuple[str, Any]]
+        self, plan: Plan, lanes: Sequence[Lanes], metrics: Metrics, bell: Bell, source: Any, sinks: Sequence[tuple[str, Any]]
     ):
         self.source, self._sinks = source, [sink for _, sink in sinks]
         self.errors: list[Exception] = []
         self.done = False
         self._open_sinks = 0
-        self._seat: Seat | None = None
-        self._lanes = lanes
+        self._seats: list[tuple[Lanes, Seat]] = []
         self._at = 0
         self._ending = False
         port = source.open()
@@ -61,7 +60,7 @@ class Session:
 
     def pull(self) -> bool:
         """Push one waiting block through the chain; says whether there was anything to do."""
-        if self.done or (self._seat is not None and self._seat.backlog > BACKLOG_S * self.rate):
+        if self.done or any(seat.backlog > BACKLOG_S * self.rate for _, seat in self._seats):
             return False
         if (block := self.intake.take()) is not None:
             samples, arrived = block
@@ -90,8 +89,8 @@ class Session:
     def close(self) -> None:
         """Let go of everything, at once."""
         self.stop()
-        if self._seat is not None and self._lanes is not None:
-            self._lanes.leave(self._seat)
+        for lanes, seat in self._seats:
+            lanes.leave(seat)
         for sink in self._sinks:
             self._quietly(sink.close)
         self.done = True
@@ -108,26 +107,28 @@ class Session:
         finally:
             self.source.close()
 
-    def _connect(self, plan: Plan, lanes: Lanes | None, metrics: Metrics, port: Any, sinks: Sequence[tuple[str, Any]]) -> None:
+    def _connect(
+        self, plan: Plan, lanes: Sequence[Lanes], metrics: Metrics, port: Port, sinks: Sequence[tuple[str, Any]]
+    ) -> None:
         stages = plan.stages(port)
         streams: dict[str, Any] = {"source": self._head}
+        last = {run[-1] for run in plan.runs}
         for node in plan.graph.nodes:
-            if node.name not in plan.device:
+            if node.name not in plan.built:
                 above = streams[node.upstream]
                 streams[node.name] = shared(above.pipe(operator(stages[node.name], metrics.stage(node.name))))
-            elif node.name == plan.device[-1]:
+            elif node.name in last:
                 streams[node.name] = root()
         self._open_sinks = len(sinks)
         for upstream, sink in sinks:
-            given = port if upstream == "source" else stages[upstream].gives
-            sink.open(given)
+            sink.open(port if upstream == "source" else stages[upstream].gives)
             writer = Writer(self, sink)
             tap(streams[upstream], writer.write, writer.finish, self._fail)
-        if plan.device and lanes is not None:
-            first = next(node for node in plan.graph.nodes if node.name == plan.device[0])
-            answers = streams[plan.device[-1]]
-            self._seat = lanes.seat(answers.on_next, answers.on_completed)
-            tap(streams[first.upstream], self._seat.push, self._seat.end, self._fail)
+        for run, row in zip(plan.runs, lanes, strict=True):
+            answers = streams[run[-1]]
+            seat = row.seat(answers.on_next, answers.on_completed)
+            self._seats.append((row, seat))
+            tap(streams[plan.graph.node(run[0]).upstream], seat.push, seat.end, self._fail)
 
     def _fail(self, error: Exception) -> None:
         self.errors.append(error)

@@ -1,0 +1,198 @@
+"""What the commands do: thin functions between parsed arguments and the rooms that do the work. Each returns an exit code."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import PipelineError, SinkClosed
+from pipeline.graph import Graph, load_graph
+from pipeline.progress import progress
+from pipeline.run import Run
+
+INTERRUPTED = 130
+
+
+def run(arguments: Namespace) -> int:
+    report: dict[str, Any] = {}
+    graph = load(arguments, arguments.graph)
+    with loading(graph), Run(graph, on_metrics=report.update) as running, stopping(running) as interrupted:
+        try:
+            running.run()
+        finally:
+            notes(running)
+            if arguments.metrics:
+                print(table(report), file=sys.stderr)
+            if arguments.metrics_json:
+                Path(arguments.metrics_json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return INTERRUPTED if interrupted else 0
+
+
+def transcribe(arguments: Namespace) -> int:
+    from pipeline.tools.transcribe import transcribe_files
+
+    graph = load(arguments, arguments.graph)
+    with loading(graph), Run(graph) as running, stopping(running) as interrupted:
+        failed = transcribe_files(running, arguments.files, arguments.format, arguments.output, lambda: bool(interrupted))
+    for name, error in failed:
+        if not isinstance(error, SinkClosed):
+            print(f"{error}" if name in str(error) else f"{name}: {error}", file=sys.stderr)
+    return INTERRUPTED if interrupted else max((getattr(error, "exit_code", 1) for _, error in failed), default=0)
+
+
+def evaluate(arguments: Namespace) -> int:
+    from pipeline.tools.evaluate import evaluate_manifest
+
+    graph = load(arguments, arguments.graph)
+    with loading(graph), Run(graph) as running:
+        result = evaluate_manifest(running, Path(arguments.manifest), only=arguments.only)
+    if arguments.errors:
+        print(result.mistakes(), file=sys.stderr)
+    print(json.dumps(result.as_json(), indent=1) if arguments.json else result.table())
+    return 1 if result.failed else 0
+
+
+def bench(arguments: Namespace) -> int:
+    from pipeline.tools.bench import bench_graph
+
+    graph = load(arguments, arguments.graph)
+    result = bench_graph(graph, seconds=arguments.seconds)
+    print(json.dumps(result.as_json(), indent=1) if arguments.json else result.table())
+    return 0
+
+
+def validate(arguments: Namespace) -> int:
+    from pipeline.plugs import check_ports
+
+    graph = load(arguments, arguments.graph)
+    check_ports(graph)
+    print(f"{arguments.graph}: ok, {len(graph.nodes)} stages, {len(graph.sinks)} sinks")
+    return 0
+
+
+def inspect(arguments: Namespace) -> int:
+    from pipeline.tools.inspect import explain, listing
+
+    print(explain(arguments.stage) if arguments.stage else listing())
+    return 0
+
+
+def draw(arguments: Namespace) -> int:
+    from pipeline.tools.draw import dot, mermaid
+
+    print((mermaid if arguments.format == "mermaid" else dot)(load(arguments, arguments.graph)))
+    return 0
+
+
+def schema(arguments: Namespace) -> int:
+    from pipeline.tools.schema import schema_text
+
+    print(schema_text())
+    return 0
+
+
+def devices(arguments: Namespace) -> int:
+    from pipeline.ends.mic import list_devices
+
+    print(list_devices())
+    return 0
+
+
+def doctor(arguments: Namespace) -> int:
+    from pipeline.tools.doctor import examine
+
+    report = examine()
+    print(json.dumps(report.as_json(), indent=1) if arguments.json else report.text())
+    return 0
+
+
+def weights(arguments: Namespace) -> int:
+    from pipeline.tools.weights import describe, random_weights
+
+    if arguments.file == "random":
+        if not arguments.out:
+            raise PipelineError("weights random: name the file to write, as in `weights random --like voxtral-mini-4b OUT.gguf`")
+        with progress(f"writing {arguments.out}") as report:
+            random_weights(arguments.like, Path(arguments.out), seed=arguments.seed, progress=report)
+        return 0
+    print(describe(Path(arguments.file), tensors=arguments.tensors))
+    return 0
+
+
+def quantize(arguments: Namespace) -> int:
+    from pipeline.tools.quantize import quantize as convert
+
+    with progress(f"writing {arguments.out}") as report:
+        convert(Path(arguments.source), Path(arguments.out), kind=arguments.kind, progress=report)
+    return 0
+
+
+def load(arguments: Namespace, where: str) -> Graph:
+    """The graph a command names, with its overrides."""
+    params = dict(arguments.params)
+    for name in ("weights", "backend"):
+        if getattr(arguments, name, None):
+            params[name] = getattr(arguments, name)
+    return load_graph(where, sets=arguments.sets, params=params, allow_import=arguments.allow_import)
+
+
+@contextmanager
+def loading(graph: Graph) -> Iterator[None]:
+    """Says which model is about to speak, where that might not be what the user expects."""
+    from pipeline.tools.doctor import built_in
+
+    if graph.weights and built_in(graph.weights):
+        print(
+            "using the built-in small model: letters, numbers, dates, commands and coffee orders in English; "
+            "name another with --weights or VOXTRAL",
+            file=sys.stderr,
+        )
+    yield
+
+
+@contextmanager
+def stopping(running: Run) -> Iterator[list[int]]:
+    """^C stops the hearing, delivers what is known and fills the yielded list; a second one interrupts at once."""
+    seen: list[int] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+        running.stop()
+
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield seen
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def notes(running: Run) -> None:
+    """What the source wants known, such as samples it had to replace."""
+    for note in running.notes:
+        print(note, file=sys.stderr)
+
+
+def table(report: dict[str, Any]) -> str:
+    """`Metrics.report()` for people."""
+    lines = [f"{'stage':22} {'items':>9} {'steps':>8} {'ms/step':>9} {'worst ms':>9} {'rtf':>8}"]
+    for name, m in report["stages"].items():
+        more = "  ".join(f"{k} {v:g}" for k, v in m.items() if k not in ("items", "steps", "busy_s", "mean_ms", "worst_ms", "rtf"))
+        rtf = "-" if m["rtf"] is None else f"{m['rtf']:.4f}"
+        lines.append(f"{name:22} {m['items']:9} {m['steps']:8} {m['mean_ms']:9.3f} {m['worst_ms']:9.2f} {rtf:>8}  {more}".rstrip())
+    for s in report["sessions"]:
+        lines.append(
+            f"{s['name']}: {s['audio_s']:.2f} s of audio, worst lag {1000 * s['worst_lag_s']:.0f} ms, "
+            f"at most {s['queued_s']:.2f} s queued, {s['dropped_s']:.2f} s dropped, {s['pieces']} pieces"
+        )
+    rtf = report["rtf"]
+    lines.append(f"real-time factor {'-' if rtf is None else f'{rtf:.4f}'}: {report['busy_s']:.2f} s busy, {report['wall_s']:.2f} s in all")
+    return "\n".join(lines)
