@@ -28,6 +28,7 @@ SOURCES = {
     "file": "pipeline.ends.file:FileSource",
     "mic": "pipeline.ends.mic:MicSource",
     "memory": "pipeline.ends.memory:MemorySource",
+    "manifest": "pipeline.ends.manifest:ManifestSource",
 }
 SINKS = {
     "terminal": "pipeline.ends.terminal:Terminal",

@@ -123,7 +123,7 @@ def load_graph(
     Parameters
     ----------
     sets : overrides, see `pipeline.overrides`
-    params : values for the graph's `params`, as text with units
+    params : values for the graph's `params`, as text with units; `weights` and `backend` need no declaration
     environ : what `${NAME}` reads, by default the process's own
     allow_import : whether stages named `module:Class` may be imported
 
@@ -175,9 +175,12 @@ def _graph(
     part: Part, name: str, path: Path | None, sets: Sequence[str], params: Mapping[str, str] | None,
     allow_import: bool, complaints: Complaints,
 ) -> Graph:  # fmt: skip
+    known = {*part.params, "weights", "backend"}
     for given in params or {}:
-        if given not in part.params and (part.nodes or not complaints.lines):
-            cure = hint(given, part.params, "it has")
+        if given not in part.params and given in known:
+            overrides.set_word(given, loose((params or {})[given], _option_mark(given)), part, complaints)
+        elif given not in known and (part.nodes or not complaints.lines):
+            cure = hint(given, known, "it has")
             complaints.add(_option_mark(given), f"this graph has no such parameter{cure}")
     overrides.apply(sets, part, complaints)
     check = _Check(complaints, allow_import)

@@ -6,7 +6,7 @@ source.file.path=a.wav     an option of the source; naming another kind than the
                            kind in its place, with that kind's defaults and none of the old one's options
 sink.jsonl.path=out        an option of a sink, by its name; where the graph has at most one sink, another
                            kind replaces it in the same way
-source=stdin sink=lines    the kind alone
+source=mic sink=lines      the kind alone
 weights=a.gguf backend=portable lanes.count=4 lanes.wait=20ms
 ```
 
@@ -40,7 +40,7 @@ def _one(written: str, part: Part, complaints: Complaints) -> None:
         return
     value, (head, dot, rest) = loose(text, mark), target.partition(".")
     if target in WORDS:
-        _word(target, value, part, complaints)
+        set_word(target, value, part, complaints)
     elif head == "lanes" and dot:
         entries = part.lanes.entries if part.lanes else ()
         kept = tuple(entry for entry in entries if entry[0].text != rest)
@@ -51,7 +51,8 @@ def _one(written: str, part: Part, complaints: Complaints) -> None:
         _node(target, value, part, complaints)
 
 
-def _word(word: str, value: Leaf, part: Part, complaints: Complaints) -> None:
+def set_word(word: str, value: Leaf, part: Part, complaints: Complaints) -> None:
+    """Change one of `WORDS`."""
     if word == "weights":
         part.weights = value
         for node in part.nodes:

@@ -189,7 +189,7 @@ class _Assembly:
         part.weights = part.weights or used.weights
         for key in ("source", "backend", "lanes"):
             mine, theirs = getattr(part, key), getattr(used, key)
-            if mine is not None and theirs is not None and key not in self.keys:
+            if mine and theirs and key not in self.keys and not _same(mine, theirs):
                 cure = f"write {key}: in this file"
                 self.complaints.add(theirs.mark, f"two used files bring {key}: (see {mine.mark}); {cure}")
             setattr(part, key, mine or theirs)
@@ -346,6 +346,12 @@ def _is_name(tree: Tree) -> bool:
 
 def _items(tree: Tree) -> tuple[Tree, ...]:
     return tree.items if isinstance(tree, Row) else (tree,)
+
+
+def _same(one: Draft | Leaf | Table, other: Draft | Leaf | Table) -> bool:
+    """Whether two used files say the same: from one place, or one value."""
+    values = [end.value if isinstance(end, Leaf) else None for end in (one, other)]
+    return one.mark == other.mark or (values[0] is not None and values[0] == values[1])
 
 
 def _agreed(one: Leaf | None, other: Leaf | None) -> Leaf | None:
