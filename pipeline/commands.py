@@ -39,7 +39,7 @@ def transcribe(arguments: Namespace) -> int:
 
     graph = load(arguments, arguments.graph)
     with loading(graph), Run(graph) as running, stopping(running) as interrupted:
-        failed = transcribe_files(running, arguments.files, arguments.format, arguments.output, lambda: bool(interrupted))
+        failed = transcribe_files(running, arguments.files, arguments.format, arguments.output)
     for name, error in failed:
         if not isinstance(error, SinkClosed):
             print(f"{error}" if name in str(error) else f"{name}: {error}", file=sys.stderr)

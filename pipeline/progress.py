@@ -14,8 +14,9 @@ def progress(what: str, *, unit: str = "bytes", quiet: bool = False) -> Iterator
     """A bar called `what`; yields the function that moves it.
 
     unit : "bytes", "s" of audio, or a noun to count in
+    quiet : no bar, whoever watches
     """
-    if quiet or not sys.stderr.isatty():
+    if quiet or not watched():
         yield lambda done, total: None
         return
     from rich import progress as bars
@@ -26,3 +27,8 @@ def progress(what: str, *, unit: str = "bytes", quiet: bool = False) -> Iterator
     with bars.Progress(*columns, bars.TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def watched() -> bool:
+    """Whether a bar would be seen: standard error is a terminal."""
+    return sys.stderr is not None and sys.stderr.isatty()

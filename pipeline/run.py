@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 
 from pipeline.build import Plan, build
 from pipeline.catalog import make_sink, make_source
-from pipeline.engine import Engine
+from pipeline.engine import Engine, Job
 from pipeline.ends.file import FileSource
 from pipeline.ends.memory import Memory, MemorySource
 from pipeline.errors import GraphError, SinkClosed
@@ -136,6 +136,25 @@ class Run:
         """Run from the graph's own source to its own sinks, to the end."""
         for _ in self:
             pass
+
+    def batch(self, jobs: Iterable[Job], on_round: Callable[[], None] = lambda: None) -> list[tuple[str, Exception]]:
+        """Many recordings over the graph's lanes, each from its own source to its own sinks.
+
+        What fails stops nothing else and is returned, as (label of the source, error). `on_round` is called whenever
+        something has moved.
+        """
+        metrics = Metrics()
+        self._engine = engine = Engine(self.plan, metrics)
+        engine.queue(jobs)
+        try:
+            for pending in engine.pump():
+                on_round()
+                pending.wait()
+        finally:
+            self.close()
+            if self._on_metrics:
+                self._on_metrics(metrics.report())
+        return engine.failed
 
     def stop(self) -> None:
         """Hear no more; what has been heard is still finished and delivered. Safe from a signal handler."""

@@ -38,6 +38,7 @@ class Jsonl:
         if each not in UNITS:
             raise GraphError(f"each is one of {', '.join(UNITS)}, not {each!r}")
         self.each = each
+        self.more: dict[str, str] = {}
         self._out = Output(path)
         self._words = WordAssembly()
         self._rate = 1
@@ -64,6 +65,7 @@ class Jsonl:
     def _put(self, words: list[Word]) -> None:
         for word in words:
             line = {
+                **self.more,
                 "text": word.text,
                 "start": round(word.start / self._rate, 3),
                 "stop": round(word.stop / self._rate, 3),
