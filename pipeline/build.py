@@ -1,12 +1,12 @@
 """From a `Graph` to constructed stages, with every plug checked before any weight is read.
 
-A `Plan` is what all sessions of a graph share: checkpoints, the backend and the device stages with their weights. Host stages are
-cheap and depend on the source's rate, so each session has its own, made by `Plan.stages`.
+A `Plan` is what all sessions of a graph share: checkpoints, the backend, and the stages. Device stages are made once; a host
+stage depends on the source's rate, and is made once for every rate that comes up.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +42,24 @@ class Plan:
     backend: Backend | None
     runs: tuple[tuple[str, ...], ...]
     built: dict[str, Stage[Any]]
+    _host: dict[tuple[str, Port], Stage[Any]] = field(default_factory=dict)
 
     def stages(self, source: Port) -> dict[str, Stage[Any]]:
-        """All stages by node name, host stages fresh for a source with the port `source`."""
+        """All stages by node name, for a source with the port `source`."""
         made: dict[str, Stage[Any]] = {}
         for node in self.graph.nodes:
             upstream = source if node.upstream == "source" else made[node.upstream].gives
-            shared = self.built.get(node.name)
-            made[node.name] = shared or construct(node, upstream, self.checkpoints, self.backend)
-            if shared and not _same(shared.takes, upstream):
-                raise GraphError(f"{node.mark}: {node.stage} takes {shared.takes}, but {node.upstream} gives {upstream}")
+            made[node.name] = self.built.get(node.name) or self._host_stage(node, upstream)
+            takes = made[node.name].takes
+            if not _same(takes, upstream):
+                raise GraphError(f"{node.mark}: {node.stage} takes {takes}, but {node.upstream} gives {upstream}")
         return made
+
+    def _host_stage(self, node: Node, upstream: Port) -> Stage[Any]:
+        key = node.name, upstream
+        if key not in self._host:
+            self._host[key] = construct(node, upstream, self.checkpoints, self.backend)
+        return self._host[key]
 
 
 def build(graph: Graph, backend: Backend | None = None) -> Plan:
@@ -75,7 +82,11 @@ def build(graph: Graph, backend: Backend | None = None) -> Plan:
         upstream = clock if node.upstream == "source" else made[node.upstream].gives
         made[node.name] = construct(node, upstream, checkpoints, backend)
     device = {name: stage for name, stage in made.items() if stage.takes.where == "device"}
-    return Plan(graph, checkpoints, backend, _runs(graph, device), device)
+    plan = Plan(graph, checkpoints, backend, _runs(graph, device), device)
+    for node in graph.nodes:
+        if node.name not in device:
+            plan._host[node.name, made[node.name].takes] = made[node.name]
+    return plan
 
 
 def construct(node: Node, upstream: Port, checkpoints: dict[str, Checkpoint], backend: Backend | None) -> Stage[Any]:

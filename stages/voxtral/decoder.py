@@ -47,7 +47,7 @@ class Decoder:
     Takes    frames, 12.5 Hz, on the device
     Gives    tokens, 12.5 Hz, on the device: at each position the token of the next one, so the prompt's own padding first
     Holds    per layer the keys and values of one window (Voxtral Mini: 8192 positions, 11 minutes), and four words a lane
-    Latency  `delay_ms`: the text of a word comes that much after its end
+    Latency  none in frames; what it says of a word comes `delay_ms` after the word's end, see `voxtral.text`
 
     Parameters
     ----------

@@ -32,7 +32,7 @@ class Detokenizer:
     Takes    tokens, 12.5 Hz, on the host
     Gives    text on the same clock, the delay subtracted: a piece's span is the 80 ms in which its word was heard to end
     Holds    at most three bytes of an unfinished character, and three words
-    Latency  none of its own; the delay is the decoder's
+    Latency  `delay_ms`: the word a token speaks of ended that much before the token's own frame
 
     Ids below the first text token say something about the stream and show as nothing; the end of a text is one of them.
 
@@ -45,7 +45,6 @@ class Detokenizer:
 
     TAKES, GIVES = ("tokens", 1280), ("text", 1280)
     quantum = 1
-    lookahead = 0
 
     def __init__(self, upstream: Port, checkpoint: Checkpoint, *, delay_ms: float = 480.0):
         self.takes = replace(plug("voxtral.text", upstream, "tokens"), where="host")
@@ -56,7 +55,7 @@ class Detokenizer:
                 f"{checkpoint.tekken}: has {self.tekken.vocab_size} tokens, but the model's table has "
                 f"{checkpoint.config.decoder.vocab} rows; is it another model's?"
             )
-        self.delay = delay_tokens(delay_ms) * upstream.hop  # samples
+        self.delay = self.lookahead = delay_tokens(delay_ms) * upstream.hop  # samples
 
     def open(self, lanes: int = 1) -> list[TextLane]:
         return [TextLane() for _ in range(lanes)]
