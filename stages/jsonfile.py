@@ -21,6 +21,8 @@ def read_json(path: Path, limit: int, error: type[StageError] = FormatError) -> 
     error   naming the file and what is wrong with it, line and column included where they are known
     """
     try:
+        if not path.is_file():
+            raise error(f"{path}: {'not a file' if path.exists() else 'no such file'}")
         size = path.stat().st_size
         if size > limit:
             raise error(f"{path}: expected at most {limit} bytes of JSON, found {size}")

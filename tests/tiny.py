@@ -1,8 +1,8 @@
 """Random twins of the models: a few layers, every peculiarity of the real shapes, made in a moment.
 
-Norms are random around 1, biases are not zero, windows are shorter than the tests' streams and query heads share
-key heads, so that a mistake in any of them shows. Embeddings are small beside the layers' output: the output
-matrix being tied, the model would else repeat the token it was fed.
+Norms are random around 1, biases are not zero, windows are shorter than the tests' streams and query heads
+share key heads, so that a mistake in any of them shows. Embeddings are small beside the layers' output: the
+output matrix being tied, the model would else repeat the token it was fed.
 """
 
 from __future__ import annotations

@@ -70,8 +70,8 @@ class Description:
             for name, tower in (("encoder", self.config.encoder), ("decoder", self.config.decoder)):
                 yield (
                     f"  {name}: {tower.layers} layers of {tower.dim}, {tower.heads} heads of "
-                    f"{tower.head_dim} on {tower.kv_heads}, hidden {tower.hidden_dim}, window {tower.window}, "
-                    f"theta {tower.rope_theta:g}"
+                    f"{tower.head_dim} on {tower.kv_heads}, hidden {tower.hidden_dim}, "
+                    f"window {tower.window}, theta {tower.rope_theta:g}"
                 )
             yield f"  vocabulary {self.config.decoder.vocab}, {self.config.downsample} positions to a token"
         for key, value in self.weights.metadata.items():

@@ -132,7 +132,7 @@ OFFICIAL = Config(  # Voxtral Mini 4B Realtime 2602, params.json
 )
 
 
-def delay_tokens(delay_ms: int) -> int:
+def delay_tokens(delay_ms: float) -> int:
     """Tokens that text lags behind the audio: 6 for 480 ms.
 
     Raises
@@ -146,7 +146,7 @@ def delay_tokens(delay_ms: int) -> int:
     above = min((d for d in legal if d > delay_ms), default=None)
     near = " or ".join(f"{d} ms" for d in (below, above) if d is not None)
     raise ConfigError(
-        f"a delay of {delay_ms} ms is not offered: 80 to 1200 ms in steps of 80, or 2400; nearest {near}"
+        f"delay should be 80 to 1200 ms by 80, or 2400, found {delay_ms:g}; nearest {near or '480 ms'}"
     )
 
 

@@ -19,6 +19,7 @@ from stages.errors import ConfigError, WeightsError
 from stages.text.tekken import load_tekken
 from stages.voxtral.config import CONV_KERNEL, LEFT_PAD_TOKENS, Config, Tower, config_of
 from stages.weights import Weights, open_weights
+from stages.weights.index import quoted
 
 MISTRAL, TRANSFORMERS = "mistral", "transformers"
 NAMINGS = (MISTRAL, TRANSFORMERS)
@@ -221,7 +222,7 @@ def _recognise(weights: Weights, rows: Mapping[str, Row]) -> tuple[str, dict[str
         said = weights.metadata.get("general.architecture")
         raise WeightsError(
             f"{weights.source}: this is another model's file: expected tensors such as "
-            f"{rows['decoder.embed'].mistral!r}, found {', '.join(map(repr, first)) or 'none'}"
+            f"{rows['decoder.embed'].mistral!r}, found {', '.join(map(quoted, first)) or 'none'}"
             + (f" (architecture {said!r})" if said else "")
             + "; Voxtral Mini 4B Realtime is wanted, in Mistral's or transformers' naming"
         )
@@ -231,10 +232,10 @@ def _recognise(weights: Weights, rows: Mapping[str, Row]) -> tuple[str, dict[str
 def _check(weights: Weights, rows: Mapping[str, Row], stored: Mapping[str, str], naming: str) -> None:
     missing = [f"{r.stored_as(naming)!r} {list(r.shape)}" for r in rows.values() if r.name not in stored]
     known = set(stored.values())
-    extra = [repr(name) for name in weights.entries if name not in known]
+    extra = [quoted(name) for name in weights.entries if name not in known]
     pairs = [(rows[ours], weights.entries[theirs]) for ours, theirs in stored.items()]
     wrong = [
-        f"{entry.name!r} should be {list(row.shape)}, is {list(entry.shape)}"
+        f"{quoted(entry.name)} should be {list(row.shape)}, is {list(entry.shape)}"
         for row, entry in pairs
         if entry.shape != row.shape
     ]

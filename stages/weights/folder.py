@@ -25,7 +25,7 @@ from typing import Any
 from stages.errors import FormatError, WeightsError
 from stages.jsonfile import Fields, read_json
 from stages.weights.gguf import read_gguf
-from stages.weights.index import Entry, Weights
+from stages.weights.index import Entry, Weights, quoted
 from stages.weights.safetensors import read_safetensors
 from stages.weights.shards import Bytes, find_pieces, map_bytes
 
@@ -50,7 +50,13 @@ def open_weights(path: str | Path) -> Weights:
     WeightsError   if there is nothing to open, or files are missing
     FormatError    if a file's header is not what its format allows
     """
-    path = Path(path)
+    try:
+        return _open_path(Path(path))
+    except OSError as reason:
+        raise WeightsError(f"{path}: cannot be read: {reason.strerror}") from reason
+
+
+def _open_path(path: Path) -> Weights:
     if path.is_dir():
         return _open_folder(path)
     if path.name.endswith(_INDEX):
@@ -72,7 +78,7 @@ def open_weights(path: str | Path) -> Weights:
 def _open_folder(folder: Path) -> Weights:
     for name in ("consolidated.safetensors", "model.safetensors"):
         if (folder / name).is_file():
-            return open_weights(folder / name)
+            return _open_path(folder / name)
     names = sorted(p.name for p in folder.iterdir() if p.is_file())
     kinds = (
         [n for n in names if n.endswith(_INDEX)],
@@ -87,7 +93,7 @@ def _open_folder(folder: Path) -> Weights:
                 f"{folder}: {' and '.join(found[:4])} are there; name one of them instead of the folder"
             )
         if found:
-            return open_weights(folder / found[0])
+            return _open_path(folder / found[0])
     raise WeightsError(
         f"{folder}: expected consolidated.safetensors, model.safetensors, one .gguf or shard-aa, found "
         f"{', '.join(names[:5]) or 'nothing'}"
@@ -105,15 +111,17 @@ def _open_index(path: Path) -> Weights:
             or "\\" in file
         ):
             raise FormatError(
-                f"{path}: {name!r} should be mapped to a .safetensors file beside it, found {file!r}"
+                f"{path}: {quoted(name)} should be mapped to a .safetensors file beside it, found {file!r}"
             )
     files = sorted(set(fields.values()))
+    if not files:
+        raise FormatError(f"{path}: weight_map is empty")
     weights = _open(path, "safetensors", *(map_bytes(path.parent / file) for file in files))
     for name, file in fields.items():
         entry = weights.entries.get(name)
         if entry is None or files[entry.file] != file:
             raise WeightsError(
-                f"{path}: tensor {name!r} should be in {file}, but is not; are the files of one version?"
+                f"{path}: tensor {quoted(name)} should be in {file}, but is not; are the files of one set?"
             )
     return weights
 
@@ -132,6 +140,6 @@ def _open(source: Path, kind: str, *files: Bytes) -> Weights:
         metadata |= extra
         for entry in found:
             if entry.name in entries:
-                raise FormatError(f"{data.paths[0]}: tensor {entry.name!r} is also in another file beside it")
+                raise FormatError(f"{data.paths[0]}: tensor {quoted(entry.name)} is in two files")
             entries[entry.name] = replace(entry, file=number)
     return Weights(source, MappingProxyType(entries), MappingProxyType(metadata), files)

@@ -15,7 +15,7 @@ import struct
 from typing import Any
 
 from stages.errors import FormatError
-from stages.weights.index import MAX_RANK, MAX_TENSORS, Entry, Read, check_spans, make_entry
+from stages.weights.index import MAX_RANK, MAX_TENSORS, Entry, Read, check_spans, make_entry, quoted
 
 KIND_OF = {0: "f32", 1: "f16", 2: "q4_0", 8: "q8_0", 30: "bf16"}  # ggml_type
 _TYPE_NAMES = {
@@ -136,56 +136,56 @@ def _metadata(cursor: _Cursor, pairs: int) -> dict[str, Any]:
     for _ in range(pairs):
         key = cursor.string("a metadata key", MAX_KEY)
         if key in seen:
-            raise FormatError(f"{cursor.where}: metadata key {key[:80]!r} appears twice")
+            raise FormatError(f"{cursor.where}: metadata key {quoted(key)} appears twice")
         seen.add(key)
-        kind = cursor.number("<I", f"the type of {key[:80]!r}")
+        kind = cursor.number("<I", f"the type of {quoted(key)}")
         if kind == _ARRAY:
-            _skip_array(cursor, key[:80], 1)
+            _skip_array(cursor, key, 1)
         else:
-            metadata[key] = _value(cursor, kind, key[:80])
+            metadata[key] = _value(cursor, kind, key)
     return metadata
 
 
 def _value(cursor: _Cursor, kind: int, key: str) -> Any:
     if kind == _STRING:
-        return cursor.string(f"the value of {key!r}")
+        return cursor.string(f"the value of {quoted(key)}")
     if kind not in _SCALARS:
-        cursor.wrong(f"the type of {key!r}", "a value type from 0 to 12", kind)
-    value = cursor.number(_SCALARS[kind], f"the value of {key!r}")
+        cursor.wrong(f"the type of {quoted(key)}", "a value type from 0 to 12", kind)
+    value = cursor.number(_SCALARS[kind], f"the value of {quoted(key)}")
     return bool(value) if kind == _BOOL else value
 
 
 def _skip_array(cursor: _Cursor, key: str, depth: int) -> None:
-    kind = cursor.number("<I", f"the element type of {key!r}")
+    kind = cursor.number("<I", f"the element type of {quoted(key)}")
     if kind not in _LEAST_BYTES or depth > MAX_NESTING:
         cursor.wrong(
-            f"the element type of {key!r}",
+            f"the element type of {quoted(key)}",
             f"a value type from 0 to 12, nested at most {MAX_NESTING} deep",
             kind,
         )
-    count = cursor.count("<Q", f"the length of {key!r}", 1 << 40, _LEAST_BYTES[kind])
+    count = cursor.count("<Q", f"the length of {quoted(key)}", 1 << 40, _LEAST_BYTES[kind])
     if kind in _SCALARS:
-        cursor.skip(count * _LEAST_BYTES[kind], f"the array {key!r}")
+        cursor.skip(count * _LEAST_BYTES[kind], f"the array {quoted(key)}")
         return
     cursor.elements += count
     if cursor.elements > MAX_ELEMENTS:
-        cursor.wrong(f"the length of {key!r}", f"below {MAX_ELEMENTS} strings in all", count)
+        cursor.wrong(f"the length of {quoted(key)}", f"below {MAX_ELEMENTS} strings in all", count)
     for _ in range(count):
         if kind == _ARRAY:
             _skip_array(cursor, key, depth + 1)
         else:
             cursor.skip(
-                cursor.count("<Q", f"the length of a string in {key!r}", MAX_STRING, 1),
-                f"a string in {key!r}",
+                cursor.count("<Q", f"the length of a string in {quoted(key)}", MAX_STRING, 1),
+                f"a string in {quoted(key)}",
             )
 
 
 def _tensor_info(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
     name = cursor.string("a tensor's name", MAX_KEY)
-    rank = cursor.count("<I", f"the rank of {name[:80]!r}", MAX_RANK, 8)
-    dims = struct.unpack(f"<{rank}Q", cursor.take(8 * rank, f"the dimensions of {name[:80]!r}"))
-    kind = cursor.number("<I", f"the type of {name[:80]!r}")
-    return name, dims[::-1], kind, cursor.number("<Q", f"the offset of {name[:80]!r}")
+    rank = cursor.count("<I", f"the rank of {quoted(name)}", MAX_RANK, 8)
+    dims = struct.unpack(f"<{rank}Q", cursor.take(8 * rank, f"the dimensions of {quoted(name)}"))
+    kind = cursor.number("<I", f"the type of {quoted(name)}")
+    return name, dims[::-1], kind, cursor.number("<Q", f"the offset of {quoted(name)}")
 
 
 def _entry(
@@ -194,9 +194,9 @@ def _entry(
     if kind not in KIND_OF:
         shown = f"{_TYPE_NAMES.get(kind, 'unknown')} (type {kind})"
         readable = ", ".join(k.upper() for k in KIND_OF.values())
-        raise FormatError(f"{cursor.where}: tensor {name[:80]!r} is {shown}; readable are {readable}")
+        raise FormatError(f"{cursor.where}: tensor {quoted(name)} is {shown}; readable are {readable}")
     if offset % alignment:
         raise FormatError(
-            f"{cursor.where}: tensor {name[:80]!r} lies at {offset}, not a multiple of {alignment}"
+            f"{cursor.where}: tensor {quoted(name)} lies at {offset}, not a multiple of {alignment}"
         )
     return make_entry(cursor.where, name, KIND_OF[kind], shape, start + offset)

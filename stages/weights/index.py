@@ -25,6 +25,7 @@ Read = Callable[[int, int], bytes]  # (offset, n) -> exactly n bytes; only asked
 
 MAX_TENSORS = 100_000  # Voxtral Mini 4B has 711; a lying count must not cost memory
 MAX_RANK = 8
+_SHOWN = 100  # characters of a name
 ELEMENT_LIMIT = 1 << 48  # elements of one tensor: keeps every product of dimensions a small integer
 
 
@@ -77,8 +78,13 @@ class Weights:
 
     def _entry(self, name: str) -> Entry:
         if name not in self.entries:
-            raise WeightsError(f"{self.source}: there is no tensor {name!r}")
+            raise WeightsError(f"{self.source}: there is no tensor {quoted(name)}")
         return self.entries[name]
+
+
+def quoted(name: str) -> str:
+    """A tensor's name for a message: whoever wrote the file chose its length, too."""
+    return repr(name if len(name) <= _SHOWN else name[:_SHOWN] + "...")
 
 
 def make_entry(where: str, name: str, kind: str, shape: tuple[int, ...], offset: int) -> Entry:
@@ -90,12 +96,12 @@ def make_entry(where: str, name: str, kind: str, shape: tuple[int, ...], offset:
     """
     if len(shape) > MAX_RANK or any(n < 0 for n in shape) or prod(shape) > ELEMENT_LIMIT:
         shown = str(shape) if len(shape) <= MAX_RANK else f"{len(shape)} dimensions"
-        raise FormatError(f"{where}: tensor {name!r} has an absurd shape, {shown[:120]}")
+        raise FormatError(f"{where}: tensor {quoted(name)} has an absurd shape, {shown[:120]}")
     assert kind in KINDS, f"unknown kind {kind!r}"
     try:
         return Entry(name, kind, shape, offset, nbytes(kind, shape))
     except ShapeError as reason:
-        raise FormatError(f"{where}: tensor {name!r}: {reason}") from None
+        raise FormatError(f"{where}: tensor {quoted(name)}: {reason}") from None
 
 
 def check_spans(where: str, entries: Iterable[Entry], start: int, stop: int, gapless: bool) -> None:
@@ -104,18 +110,16 @@ def check_spans(where: str, entries: Iterable[Entry], start: int, stop: int, gap
     for entry in sorted(entries, key=lambda e: (e.offset, e.nbytes)):
         if entry.offset < start or entry.offset + entry.nbytes > stop:
             raise FormatError(
-                f"{where}: tensor {entry.name!r} should lie in bytes {start} to {stop}, but spans "
+                f"{where}: tensor {quoted(entry.name)} should lie in bytes {start} to {stop}, but spans "
                 f"{entry.offset} to {entry.offset + entry.nbytes}; is the file cut short, or a shard absent?"
             )
         if entry.offset < end:
             assert last is not None
-            raise FormatError(
-                f"{where}: tensors {last.name!r} and {entry.name!r} overlap at byte {entry.offset}"
-            )
+            names = f"{quoted(last.name)} and {quoted(entry.name)}"
+            raise FormatError(f"{where}: tensors {names} overlap at byte {entry.offset}")
         if gapless and entry.offset > end:
-            raise FormatError(
-                f"{where}: {entry.offset - end} bytes before tensor {entry.name!r} belong to no tensor"
-            )
+            gap = entry.offset - end
+            raise FormatError(f"{where}: {gap} bytes before {quoted(entry.name)} belong to no tensor")
         end, last = entry.offset + entry.nbytes, entry
     if gapless and end != stop:
         raise FormatError(

@@ -12,7 +12,7 @@ from typing import Any
 
 from stages.errors import FormatError
 from stages.jsonfile import parse_json
-from stages.weights.index import MAX_TENSORS, Entry, Read, check_spans, make_entry
+from stages.weights.index import MAX_TENSORS, Entry, Read, check_spans, make_entry, quoted
 
 MAX_HEADER = 100_000_000  # the safetensors project's own limit
 KIND_OF = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
@@ -60,21 +60,23 @@ def _header(read: Read, size: int, where: str) -> tuple[dict[str, Any], int]:
 
 def _entry(where: str, name: str, fields: Any, start: int, size: int) -> Entry:
     if not isinstance(fields, Mapping) or set(fields) != {"dtype", "shape", "data_offsets"}:
-        raise FormatError(f"{where}: tensor {name!r} should have dtype, shape and data_offsets, and no more")
+        raise FormatError(
+            f"{where}: tensor {quoted(name)} should have dtype, shape and data_offsets, and no more"
+        )
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(dtype, str) or dtype not in KIND_OF:
         raise FormatError(
-            f"{where}: tensor {name!r} is {str(dtype)[:20]!r}; readable are {', '.join(KIND_OF)}"
+            f"{where}: tensor {quoted(name)} is {str(dtype)[:20]!r}; readable are {', '.join(KIND_OF)}"
         )
     if not _whole_numbers(shape) or not _whole_numbers(offsets) or len(offsets) != 2:
         raise FormatError(
-            f"{where}: tensor {name!r}: shape and data_offsets should be lists of whole numbers"
+            f"{where}: tensor {quoted(name)}: shape and data_offsets should be lists of whole numbers"
         )
     entry = make_entry(where, name, KIND_OF[dtype], tuple(shape), start + min(offsets[0], size))
     begin, end = offsets
     if end - begin != entry.nbytes:
         raise FormatError(
-            f"{where}: tensor {name!r} {dtype} {list(shape)} takes {entry.nbytes} bytes, but its "
+            f"{where}: tensor {quoted(name)} {dtype} {list(shape)} takes {entry.nbytes} bytes, but its "
             f"data_offsets span {str(end - begin)[:24]}"
         )
     return entry
