@@ -77,11 +77,9 @@ class Detokenizer:
 
     def _lane(self, lane: TextLane, tokens: np.ndarray, span: Span) -> list[Row]:
         lane.clock.advance("voxtral.text", span)
-        hop, pieces = self.takes.hop, []
-        for n, token in enumerate(tokens.tolist()):
-            start = span.start + n * hop - self.delay
-            pieces += self._piece(lane, token, Span(start, start + hop))
-        return [(pieces, Span(span.start - self.delay, span.stop - self.delay))]  # type: ignore[list-item]
+        hop, first = self.takes.hop, span.start - self.delay
+        heard = [Span(first + n * hop, first + (n + 1) * hop) for n in range(len(tokens))]
+        return [(self._piece(lane, token, at), at) for token, at in zip(tokens.tolist(), heard, strict=True)]  # type: ignore[misc]
 
     def _piece(self, lane: TextLane, token: int, heard: Span) -> list[Text]:
         lane.blank_run = lane.blank_run + 1 if token == STREAMING_PAD else 0
