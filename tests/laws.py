@@ -138,6 +138,7 @@ def causality(case: Case, draw: Draw) -> None:
     items, other = draw(case.inputs), draw(case.inputs)
     at = draw(cuts(len(items)))
     same = (draw(cuts(len(items), most=1)) or [len(items)])[0]
+    same -= same % case.stage.quantum  # an unfinished quantum at the end of a stream is never heard
     if not same or case.stage.lookahead < 0:  # no common past, or no promise
         return
     changed = np.concatenate([items[:same], other])
@@ -267,7 +268,7 @@ def _until(said: list[Said], sample: int, hop: int) -> list[Said]:
         if isinstance(part, Cut):
             out += [part] if part.at <= sample else []
         elif isinstance(part[1], list):
-            out += [part] if part[0].stop <= sample else []
+            out += [part] if part[0].start < sample >= part[0].stop else []  # an empty span is the flush's
         elif (items := min(len(part[1]), (sample - part[0].start) // hop)) > 0:
             out.append((Span(part[0].start, part[0].start + items * hop), part[1][:items]))
     return out
