@@ -1,6 +1,6 @@
 """The contract every backend signs, and `open_backend`, which finds the best one that opens.
 
-Ops write into `out`; after a stage's `open` nothing allocates, so a step can be captured and replayed. `out`
+Ops write into `out`; once a model is open nothing allocates, so a step can be captured and replayed. `out`
 of a norm or pointwise op may be one of its operands; any other `out` overlaps none. Shapes use one alphabet:
 B lane, T item, C width, H query heads, K key heads, D head width, N rows out, M columns in. `active` is [B]
 i32: state of a lane with 0 is left bit for bit as it was, and its rows of `out` are finite but meaningless.

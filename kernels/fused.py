@@ -2,7 +2,7 @@
 
 A transformer layer is four of these and one `attend`. A backend with a fused kernel defines a method of the
 same name and arguments (without `ops`); it is then called instead, and the suite holds the two equal. Scratch
-comes from the caller, because nothing allocates after a stage's `open`; its content afterwards is nobody's
+comes from the caller, because nothing allocates once a model is open; its content afterwards is nobody's
 business.
 
     norm_qkv_rope_append(ops, q, ring, x, w, active, eps=eps, theta=theta, h=h, k=k, v=v)
