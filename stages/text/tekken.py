@@ -88,10 +88,13 @@ def _piece(path: Path, rank: int, entry: Any) -> bytes:
         or not isinstance(entry.get("token_bytes"), str)
     ):
         raise FormatError(f"{path}: vocab[{rank}] should be an object with rank {rank} and token_bytes")
+    text = entry["token_bytes"]
     try:
-        piece = binascii.a2b_base64(entry["token_bytes"], strict_mode=True)
+        piece = binascii.a2b_base64(text, strict_mode=True) if len(text) % 4 == 0 else None
     except ValueError:  # binascii.Error, or a character outside ASCII
-        raise FormatError(f"{path}: vocab[{rank}]: token_bytes should be base64") from None
+        piece = None
+    if piece is None:
+        raise FormatError(f"{path}: vocab[{rank}]: token_bytes should be base64")
     if not 1 <= len(piece) <= MAX_PIECE:
         raise FormatError(f"{path}: vocab[{rank}] should spell 1 to {MAX_PIECE} bytes, spells {len(piece)}")
     return piece
@@ -102,7 +105,8 @@ def _specials(root: Fields, count: int) -> tuple[str, ...]:
     names = [f"<SPECIAL_{n}>" for n in range(count)]
     for index, entry in enumerate(root.items("special_tokens", [])):
         fields = Fields(entry if isinstance(entry, dict) else {}, f"{root.where}: special_tokens[{index}]")
-        names[fields.integer("rank", 0, count - 1)] = fields.text("token_str")
+        rank = fields.integer("rank", 0, count - 1)
+        names[rank] = fields.text("token_str")
     if len(set(names)) < count:
         twice = next(name for name in names if names.count(name) > 1)
         raise FormatError(f"{root.where}: special token {twice!r} appears twice")
