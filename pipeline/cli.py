@@ -1,7 +1,7 @@
 """The command line: arguments in, exit codes out. Every command is a function elsewhere.
 
-Exit codes: 0 ok · 1 the run failed · 2 a bad graph or bad usage · 3 weights are missing · 130 interrupted, after everything
-recognised so far has been delivered.
+Exit codes: 0 ok · 1 the run failed · 2 a bad graph or bad usage · 3 weights are missing · 130 interrupted,
+after everything recognised so far has been delivered.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from stages import StageError
 
 EPILOG = """\
 examples:
-  python -m pipeline run graphs/file.yaml                        the recording that ships, through the built-in model
-  python -m pipeline run mic                                     the microphone, live
-  python -m pipeline run file --set source.file.path=talk.wav    any file soundfile reads, or - for standard input
-  python -m pipeline run file --set source.file.path=talk.wav --set source.file.pace=realtime
-  python -m pipeline transcribe *.flac --format srt              subtitles
-  python -m pipeline doctor                                      what works on this machine, and what is missing
+  python -m pipeline run graphs/file.yaml                        the recording that ships, through the
+  built-in model python -m pipeline run mic                                     the microphone, live python -m
+  pipeline run file --set source.file.path=talk.wav    any file soundfile reads, or - for standard input
+  python -m pipeline run file --set source.file.path=talk.wav --set source.file.pace=realtime python -m
+  pipeline transcribe *.flac --format srt              subtitles python -m pipeline doctor
+  what works on this machine, and what is missing
 
-exit codes: 0 ok, 1 the run failed, 2 bad graph or usage, 3 weights missing, 130 interrupted (what was recognised is delivered)
+exit codes: 0 ok, 1 the run failed, 2 bad graph or usage, 3 weights missing, 130 interrupted (what was
+recognised is delivered)
 """
 
 
@@ -97,7 +98,9 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(add: Callable, name: str, run: Callable, text: str, *, params: bool = False, more: str = "") -> argparse.ArgumentParser:
+def _command(
+    add: Callable, name: str, run: Callable, text: str, *, params: bool = False, more: str = ""
+) -> argparse.ArgumentParser:
     parser = add(
         name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=more,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -110,19 +113,24 @@ def _command(add: Callable, name: str, run: Callable, text: str, *, params: bool
 def _graph_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="NODE.OPTION=VALUE",
                         help="override one option, e.g. source.file.path=talk.wav or decoder.delay=960ms; repeatable")  # fmt: skip
-    parser.add_argument("--weights", help="a folder or a .gguf file, instead of the built-in model (also: VOXTRAL)")
+    parser.add_argument(
+        "--weights", help="a folder or a .gguf file, instead of the built-in model (also: VOXTRAL)"
+    )
     parser.add_argument("--backend", help="where the arithmetic runs (default: the graph's own, auto)")
     parser.add_argument("--allow-import", action="store_true",
                         help="let the graph name stages of yours as module:Class, which imports that module")  # fmt: skip
 
 
 PARAMS = """\
-What the graph declares under `params` is an option too, such as --delay 960ms (80ms to 1200ms in steps of 80ms, or 2400ms).
+What the graph declares under `params` is an option too, such as --delay 960ms (80ms to 1200ms in steps of
+80ms, or 2400ms).
 """
 
 
 def _running(add: Callable) -> None:
-    run = _command(add, "run", commands.run, "run a graph from its source to its sinks", params=True, more=PARAMS)
+    run = _command(
+        add, "run", commands.run, "run a graph from its source to its sinks", params=True, more=PARAMS
+    )
     run.add_argument("graph", help="a YAML file, or the name of one that ships: file, mic, batch")
     _graph_options(run)
     run.add_argument("--metrics", action="store_true", help="print what each stage cost, on standard error")
@@ -131,35 +139,64 @@ def _running(add: Callable) -> None:
     transcribe = _command(
         add, "transcribe", commands.transcribe, "write the text of recordings", params=True, more=PARAMS
     )
-    transcribe.add_argument("files", nargs="+", metavar="FILE", help="anything soundfile reads; - reads standard input")
+    transcribe.add_argument(
+        "files", nargs="+", metavar="FILE", help="anything soundfile reads; - reads standard input"
+    )
     transcribe.add_argument("--format", choices=["txt", "srt", "vtt", "json", "jsonl"], default="txt")
     transcribe.add_argument("--output", "-o", default="-", help="where to write (default: standard output)")
     transcribe.add_argument("--graph", default="file", help="the graph whose chain to use (default: file)")
     _graph_options(transcribe)
 
     evaluate = _command(
-        add, "evaluate", commands.evaluate, "measure word and character error rates on a manifest", params=True, more=PARAMS
+        add,
+        "evaluate",
+        commands.evaluate,
+        "measure word and character error rates on a manifest",
+        params=True,
+        more=PARAMS,
     )
-    evaluate.add_argument("manifest", help="a TSV with the columns file (relative to it) and text; other columns are ignored")
+    evaluate.add_argument(
+        "manifest", help="a TSV with the columns file (relative to it) and text; other columns are ignored"
+    )
     evaluate.add_argument("--graph", default="file", help="the graph whose chain to use (default: file)")
-    evaluate.add_argument("--only", metavar="FOLDER", action="append", default=[], help="only files below FOLDER; repeatable")
+    evaluate.add_argument(
+        "--only", metavar="FOLDER", action="append", default=[], help="only files below FOLDER; repeatable"
+    )
+    evaluate.add_argument("--normalizer", choices=["basic", "english"], default="basic",
+                          help="what happens to both texts first: basic lowers case and drops punctuation; english also turns "
+                               "numbers into digits, for large models, but makes one word of spelt digits")  # fmt: skip
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
-    evaluate.add_argument("--errors", action="store_true", help="list every recording with errors, on standard error")
+    evaluate.add_argument(
+        "--errors", action="store_true", help="list every recording with errors, on standard error"
+    )
     _graph_options(evaluate)
 
-    bench = _command(add, "bench", commands.bench, "measure speed: real-time factor, ms per step, latency", params=True, more=PARAMS)
+    bench = _command(
+        add,
+        "bench",
+        commands.bench,
+        "measure speed: real-time factor, ms per step, latency",
+        params=True,
+        more=PARAMS,
+    )
     bench.add_argument("--graph", default="file")
-    bench.add_argument("--seconds", type=float, default=20.0, help="seconds of audio per figure (default: 20)")
+    bench.add_argument(
+        "--seconds", type=float, default=20.0, help="seconds of audio per figure (default: 20)"
+    )
     bench.add_argument("--json", action="store_true", help="print one JSON object")
     _graph_options(bench)
 
 
 def _looking(add: Callable) -> None:
-    validate = _command(add, "validate", commands.validate, "check a graph without weights or device", params=True)
+    validate = _command(
+        add, "validate", commands.validate, "check a graph without weights or device", params=True
+    )
     validate.add_argument("graph")
     _graph_options(validate)
 
-    inspect = _command(add, "inspect", commands.inspect, "list stages, sources and sinks, or explain one with its options")
+    inspect = _command(
+        add, "inspect", commands.inspect, "list stages, sources and sinks, or explain one with its options"
+    )
     inspect.add_argument("stage", nargs="?", help="a name from the list, such as mel or voxtral.decoder")
 
     draw = _command(add, "draw", commands.draw, "draw a graph as text", params=True)
@@ -169,7 +206,9 @@ def _looking(add: Callable) -> None:
 
     _command(add, "schema", commands.schema, "print the JSON Schema of graph files, for editors")
     _command(add, "devices", commands.devices, "list microphones")
-    doctor = _command(add, "doctor", commands.doctor, "say what works on this machine, what is missing and the cure")
+    doctor = _command(
+        add, "doctor", commands.doctor, "say what works on this machine, what is missing and the cure"
+    )
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -182,11 +221,17 @@ def _making(add: Callable) -> None:
     )  # fmt: skip
     weights.add_argument("file", help="a file or folder, or the word random")
     weights.add_argument("out", nargs="?", help="with random: the file to write")
-    weights.add_argument("--like", default="voxtral-mini-4b", help="with random: a model's name or a params.json")
+    weights.add_argument(
+        "--like", default="voxtral-mini-4b", help="with random: a model's name or a params.json"
+    )
     weights.add_argument("--seed", type=int, default=0)
     weights.add_argument("--tensors", action="store_true", help="list every tensor, not only the totals")
 
-    quantize = _command(add, "quantize", commands.quantize, "convert weights to GGUF (Q4_0, Q8_0) or to SafeTensors")
+    quantize = _command(
+        add, "quantize", commands.quantize, "convert weights to GGUF (Q4_0, Q8_0) or to SafeTensors"
+    )
     quantize.add_argument("source", metavar="IN", help="a file or folder of weights")
     quantize.add_argument("out", metavar="OUT", help="a .gguf or .safetensors file")
-    quantize.add_argument("--kind", choices=["q4_0", "q8_0"], default="q4_0", help="block type in a .gguf (default: q4_0)")
+    quantize.add_argument(
+        "--kind", choices=["q4_0", "q8_0"], default="q4_0", help="block type in a .gguf (default: q4_0)"
+    )

@@ -1,10 +1,13 @@
-"""What the commands do: thin functions between parsed arguments and the rooms that do the work. Each returns an exit code."""
+"""What the commands do: thin functions between parsed arguments and the rooms that do the work. Each returns
+an exit code.
+"""
 
 from __future__ import annotations
 
 import json
 import signal
 import sys
+import threading
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,19 +46,26 @@ def transcribe(arguments: Namespace) -> int:
     for name, error in failed:
         if not isinstance(error, SinkClosed):
             print(f"{error}" if name in str(error) else f"{name}: {error}", file=sys.stderr)
-    return INTERRUPTED if interrupted else max((getattr(error, "exit_code", 1) for _, error in failed), default=0)
+    return (
+        INTERRUPTED
+        if interrupted
+        else max((getattr(error, "exit_code", 1) for _, error in failed), default=0)
+    )
 
 
 def evaluate(arguments: Namespace) -> int:
-    from pipeline.tools.evaluate import evaluate_manifest
+    from pipeline.tools.evaluate import evaluate_manifest, read_manifest
+    from pipeline.tools.score import Scorer
 
     graph = load(arguments, arguments.graph)
-    with loading(graph), Run(graph) as running:
-        result = evaluate_manifest(running, Path(arguments.manifest), only=arguments.only)
+    rows = read_manifest(Path(arguments.manifest), only=arguments.only)
+    score = Scorer(arguments.normalizer)  # whatever is missing is missed before the weights are loaded
+    with loading(graph), Run(graph) as running, stopping(running) as interrupted:
+        result = evaluate_manifest(running, rows, score)
     if arguments.errors:
         print(result.mistakes(), file=sys.stderr)
     print(json.dumps(result.as_json(), indent=1) if arguments.json else result.table())
-    return 1 if result.failed else 0
+    return INTERRUPTED if interrupted else 1 if result.failed else 0
 
 
 def bench(arguments: Namespace) -> int:
@@ -117,7 +127,9 @@ def weights(arguments: Namespace) -> int:
 
     if arguments.file == "random":
         if not arguments.out:
-            raise PipelineError("weights random: name the file to write, as in `weights random --like voxtral-mini-4b OUT.gguf`")
+            raise PipelineError(
+                "weights random: name the file to write, as in `weights random --like voxtral-mini-4b OUT.gguf`"
+            )
         with progress(f"writing {arguments.out}") as report:
             random_weights(arguments.like, Path(arguments.out), seed=arguments.seed, progress=report)
         return 0
@@ -158,14 +170,18 @@ def loading(graph: Graph) -> Iterator[None]:
 
 @contextmanager
 def stopping(running: Run) -> Iterator[list[int]]:
-    """^C stops the hearing, delivers what is known and fills the yielded list; a second one interrupts at once."""
+    """^C stops the hearing, delivers what is known and fills the yielded list; a second one interrupts at
+    once.
+    """
     seen: list[int] = []
 
     def interrupt(number: int, frame: object) -> None:
         if seen:
             raise KeyboardInterrupt
         seen.append(number)
-        running.stop()
+        threading.Thread(
+            target=running.stop
+        ).start()  # the interrupted code may hold a lock that `stop` needs
 
     previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -185,14 +201,22 @@ def table(report: dict[str, Any]) -> str:
     """`Metrics.report()` for people."""
     lines = [f"{'stage':22} {'items':>9} {'steps':>8} {'ms/step':>9} {'worst ms':>9} {'rtf':>8}"]
     for name, m in report["stages"].items():
-        more = "  ".join(f"{k} {v:g}" for k, v in m.items() if k not in ("items", "steps", "busy_s", "mean_ms", "worst_ms", "rtf"))
+        more = "  ".join(
+            f"{k} {v:g}"
+            for k, v in m.items()
+            if k not in ("items", "steps", "busy_s", "mean_ms", "worst_ms", "rtf")
+        )
         rtf = "-" if m["rtf"] is None else f"{m['rtf']:.4f}"
-        lines.append(f"{name:22} {m['items']:9} {m['steps']:8} {m['mean_ms']:9.3f} {m['worst_ms']:9.2f} {rtf:>8}  {more}".rstrip())
+        lines.append(
+            f"{name:22} {m['items']:9} {m['steps']:8} {m['mean_ms']:9.3f} {m['worst_ms']:9.2f} {rtf:>8}  {more}".rstrip()
+        )
     for s in report["sessions"]:
         lines.append(
             f"{s['name']}: {s['audio_s']:.2f} s of audio, worst lag {1000 * s['worst_lag_s']:.0f} ms, "
             f"at most {s['queued_s']:.2f} s queued, {s['dropped_s']:.2f} s dropped, {s['pieces']} pieces"
         )
     rtf = report["rtf"]
-    lines.append(f"real-time factor {'-' if rtf is None else f'{rtf:.4f}'}: {report['busy_s']:.2f} s busy, {report['wall_s']:.2f} s in all")
+    lines.append(
+        f"real-time factor {'-' if rtf is None else f'{rtf:.4f}'}: {report['busy_s']:.2f} s busy, {report['wall_s']:.2f} s in all"
+    )
     return "\n".join(lines)

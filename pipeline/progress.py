@@ -22,9 +22,12 @@ def progress(what: str, *, unit: str = "bytes", quiet: bool = False) -> Iterator
     from rich import progress as bars
     from rich.console import Console
 
-    columns = [bars.TextColumn("{task.description}"), bars.BarColumn(), bars.TaskProgressColumn()]
-    columns += [bars.DownloadColumn()] if unit == "bytes" else [bars.TextColumn(f"{{task.completed:.0f}} {unit}")]
-    with bars.Progress(*columns, bars.TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+    count = bars.DownloadColumn() if unit == "bytes" else bars.TextColumn(f"{{task.completed:.0f}} {unit}")
+    columns = (
+        bars.TextColumn("{task.description}"), bars.BarColumn(), bars.TaskProgressColumn(), count,
+        bars.TimeRemainingColumn(),
+    )  # fmt: skip
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

@@ -33,10 +33,10 @@ def transcribe_files(running: Run, files: Sequence[str], format: str = "txt", ou
     Parameters
     ----------
     files : paths, `-` for standard input
-    format : txt (a line per utterance, written as it is recognised), srt, vtt, jsonl (an object per word; with the
-        recording's name where there are several), json (an object, or a list with one per recording)
-    output : `-`, a file that all share, or a folder (one that exists, or a name ending in /), which gets a file per
-        recording. Subtitles that share a file run on, as if the recordings were played one after another
+    format : txt (a line per utterance, written as it is recognised), srt, vtt, jsonl (an object per word,
+        with the recording's name where there are several), json (an object, or a list with one per recording)
+    output : `-`, a file that all share, or a folder (one that exists, or a name ending in /), which gets a
+        file per recording. Subtitles that share a file run on, as if the recordings were played in a row
 
     Raises
     ------
@@ -113,8 +113,9 @@ class Answer:
 class Page:
     """One output that several recordings write on, in the order in which they were named.
 
-    With several lanes answers come mixed; whoever is not yet due waits until all before it are through. A fault of the
-    output is nobody's recording: it is kept for `finish`, and `stop` is called, for all further work would be in vain.
+    With several lanes answers come mixed; whoever is not yet due waits until all before it are through. A
+    fault of the output is no recording's: it is kept for `finish`, and `stop` is called, for all further work
+    would be in vain.
     """
 
     def __init__(
@@ -189,8 +190,8 @@ class Page:
 class Json:
     """One JSON document, written at the end: an object per recording, in a list where there are `several`.
 
-    `{"file", "text", "duration_s", "words": [{"text", "start", "stop"}]}`, times in seconds; `start` and `stop` bound the
-    80 ms in which the word was heard to end. A recording cut short has what was recognised until then.
+    `{"file", "text", "duration_s", "words": [{"text", "start", "stop"}]}`, times in seconds; `start` and
+    `stop` bound the 80 ms in which the word was heard to end.
     """
 
     TAKES = "text"
@@ -229,11 +230,11 @@ class Json:
             "file": recording.label,
             "text": " ".join(word.text for word in words),
             "duration_s": round(recording.heard_s, 3),
-            "words": [
-                {"text": w.text, "start": round(w.start / self._rate, 3), "stop": round(w.stop / self._rate, 3)}
-                for w in words
-            ],
+            "words": [{"text": w.text, "start": self._s(w.start), "stop": self._s(w.stop)} for w in words],
         }
+
+    def _s(self, sample: int) -> float:
+        return round(sample / self._rate, 3)
 
 
 def shifted(packet: Packet, by: int) -> Packet:
