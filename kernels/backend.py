@@ -96,7 +96,13 @@ class Backend(Protocol):
 
     # conv
     def conv1d(
-        self, out: Tensor, tail: Tensor, x: Tensor, w: Tensor, bias: Tensor | None, stride: int,
+        self,
+        out: Tensor,
+        tail: Tensor,
+        x: Tensor,
+        w: Tensor,
+        bias: Tensor | None,
+        stride: int,
         active: Tensor,
     ) -> None:
         """out [B, T / stride, N]: x [B, T, C] behind `tail` [B, k - stride, C], convolved with w [N, C, k].
@@ -126,7 +132,14 @@ class Backend(Protocol):
         ...
 
     def pick(
-        self, out: Tensor, x: Tensor, run: Tensor, blank: int, patience: int, slope: float, limit: float,
+        self,
+        out: Tensor,
+        x: Tensor,
+        run: Tensor,
+        blank: int,
+        patience: int,
+        slope: float,
+        limit: float,
         active: Tensor,
     ) -> None:
         """Greedy choice with the blank-run guard: out [B] i32 from logits x [B, N].

@@ -1,7 +1,7 @@
 """From a `Graph` to constructed stages, with every plug checked before any weight is read.
 
-A `Plan` is what all sessions of a graph share: checkpoints, the backend, and the stages. Device stages are made once; a host
-stage depends on the source's rate, and is made once for every rate that comes up.
+A `Plan` is what all sessions of a graph share: checkpoints, the backend, and the stages. Device stages are
+made once; a host stage depends on the source's rate, and is made once for every rate that comes up.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from kernels import Backend, open_backend
 from pipeline.catalog import find_stage
 from pipeline.errors import GraphError, WeightsMissing
-from pipeline.graph import Graph, Node
+from pipeline.graph import End, Graph, Node
 from pipeline.options import injected
 from pipeline.plugs import check_ports
 from stages import ConfigError, Port, Stage, pcm
@@ -35,6 +35,7 @@ class Plan:
     checkpoints : by path
     runs : the unbroken rows of device stages, node names in order; one per model
     built : the stages of those rows
+    text_nodes : the nodes that give text
     """
 
     graph: Graph
@@ -42,6 +43,7 @@ class Plan:
     backend: Backend | None
     runs: tuple[tuple[str, ...], ...]
     built: dict[str, Stage[Any]]
+    text_nodes: tuple[str, ...]
     _host: dict[tuple[str, Port], Stage[Any]] = field(default_factory=dict)
 
     def stages(self, source: Port) -> dict[str, Stage[Any]]:
@@ -52,7 +54,9 @@ class Plan:
             made[node.name] = self.built.get(node.name) or self._host_stage(node, upstream)
             takes = made[node.name].takes
             if not _same(takes, upstream):
-                raise GraphError(f"{node.mark}: {node.stage} takes {takes}, but {node.upstream} gives {upstream}")
+                raise GraphError(
+                    f"{node.mark}: {node.stage} takes {takes}, but {node.upstream} gives {upstream}"
+                )
         return made
 
     def _host_stage(self, node: Node, upstream: Port) -> Stage[Any]:
@@ -82,15 +86,20 @@ def build(graph: Graph, backend: Backend | None = None) -> Plan:
         upstream = clock if node.upstream == "source" else made[node.upstream].gives
         made[node.name] = construct(node, upstream, checkpoints, backend)
     device = {name: stage for name, stage in made.items() if stage.takes.where == "device"}
-    plan = Plan(graph, checkpoints, backend, _runs(graph, device), device)
+    texts = tuple(name for name, stage in made.items() if stage.gives.kind == "text")
+    plan = Plan(graph, checkpoints, backend, _runs(graph, device), device, texts)
     for node in graph.nodes:
         if node.name not in device:
             plan._host[node.name, made[node.name].takes] = made[node.name]
     return plan
 
 
-def construct(node: Node, upstream: Port, checkpoints: dict[str, Checkpoint], backend: Backend | None) -> Stage[Any]:
-    """One stage; what its constructor says about the options or the plug becomes a complaint with the node's place."""
+def construct(
+    node: Node, upstream: Port, checkpoints: dict[str, Checkpoint], backend: Backend | None
+) -> Stage[Any]:
+    """One stage; what its constructor says about the options or the plug becomes a complaint with the node's
+    place.
+    """
     kind = find_stage(node.stage)
     wanted = injected(kind)
     given: dict[str, Any] = {"backend": backend} if "backend" in wanted else {}
@@ -108,7 +117,9 @@ def _checkpoints(graph: Graph, needs: dict[str, frozenset[str]]) -> dict[str, Ch
         if "checkpoint" not in needs[node.name] or node.weights in found:
             continue
         if not node.weights:
-            raise GraphError(f"{node.mark}: {node.name} needs weights, but the graph names none; add 'weights: FOLDER'")
+            raise GraphError(
+                f"{node.mark}: {node.name} needs weights, but the graph names none; add 'weights: FOLDER'"
+            )
         if not Path(node.weights).exists():
             raise WeightsMissing(MISSING.format(path=node.weights))
         found[node.weights] = open_checkpoint(Path(node.weights))
@@ -125,15 +136,25 @@ def _runs(graph: Graph, device: dict[str, Stage[Any]]) -> tuple[tuple[str, ...],
         if row is not None:
             row.append(node.name)
         elif node.upstream in device:
-            raise GraphError(f"{node.mark}: {node.name} forks off {node.upstream} on the device; fork before mel or after text")
+            raise GraphError(
+                f"{node.mark}: {node.name} forks off {node.upstream} on the device; fork on the host"
+            )
         else:
             runs.append([node.name])
     inner = {name for row in runs for name in row[:-1]}
-    for end in (*graph.nodes, *graph.sinks):
+    readers: tuple[Node | End, ...] = (*graph.nodes, *graph.sinks)
+    for end in readers:
         if end.upstream in inner and end.name not in device:
-            raise GraphError(f"{end.mark}: {end.name} reads from {end.upstream}, which stays on the device; read before or after")
+            raise GraphError(
+                f"{end.mark}: {end.name} reads {end.upstream}, which stays on the device; read before or after"
+            )
     return tuple(map(tuple, runs))
 
 
 def _same(takes: Port, given: Port) -> bool:
-    return (takes.kind, takes.rate, takes.hop, takes.width) == (given.kind, given.rate, given.hop, given.width)
+    return (takes.kind, takes.rate, takes.hop, takes.width) == (
+        given.kind,
+        given.rate,
+        given.hop,
+        given.width,
+    )

@@ -112,13 +112,13 @@ def _command(
 
 def _graph_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="NODE.OPTION=VALUE",
-                        help="override one option, e.g. source.file.path=talk.wav or decoder.delay=960ms; repeatable")  # fmt: skip
+                        help="override one option, e.g. source.file.path=talk.wav; repeatable")  # fmt: skip
     parser.add_argument(
         "--weights", help="a folder or a .gguf file, instead of the built-in model (also: VOXTRAL)"
     )
     parser.add_argument("--backend", help="where the arithmetic runs (default: the graph's own, auto)")
     parser.add_argument("--allow-import", action="store_true",
-                        help="let the graph name stages of yours as module:Class, which imports that module")  # fmt: skip
+                        help="let the graph name your own stages as module:Class, which runs them")  # fmt: skip
 
 
 PARAMS = """\
@@ -215,8 +215,8 @@ def _looking(add: Callable) -> None:
 def _making(add: Callable) -> None:
     weights = _command(
         add, "weights", commands.weights, "show what is inside a weights file or folder", more=(
-            "`weights random --like voxtral-mini-4b OUT` writes seeded random weights of the exact real tensor table (.gguf: Q4_0,\n"
-            ".safetensors: bf16), so that speed and memory can be measured on the true sizes before anything is downloaded.\n"
+            "`weights random --like voxtral-mini-4b OUT` writes seeded random weights of the exact real tensor\n"
+            "table (.gguf: Q4_0, .safetensors: bf16), to measure speed and memory on the true sizes.\n"
         ),
     )  # fmt: skip
     weights.add_argument("file", help="a file or folder, or the word random")

@@ -128,7 +128,7 @@ def weights(arguments: Namespace) -> int:
     if arguments.file == "random":
         if not arguments.out:
             raise PipelineError(
-                "weights random: name the file to write, as in `weights random --like voxtral-mini-4b OUT.gguf`"
+                "weights random: name the file to write, as in `weights random OUT.gguf`"
             )
         with progress(f"writing {arguments.out}") as report:
             random_weights(arguments.like, Path(arguments.out), seed=arguments.seed, progress=report)
@@ -208,7 +208,8 @@ def table(report: dict[str, Any]) -> str:
         )
         rtf = "-" if m["rtf"] is None else f"{m['rtf']:.4f}"
         lines.append(
-            f"{name:22} {m['items']:9} {m['steps']:8} {m['mean_ms']:9.3f} {m['worst_ms']:9.2f} {rtf:>8}  {more}".rstrip()
+            f"{name:22} {m['items']:9} {m['steps']:8} {m['mean_ms']:9.3f} {m['worst_ms']:9.2f} "
+            f"{rtf:>8}  {more}".rstrip()
         )
     for s in report["sessions"]:
         lines.append(
@@ -217,6 +218,7 @@ def table(report: dict[str, Any]) -> str:
         )
     rtf = report["rtf"]
     lines.append(
-        f"real-time factor {'-' if rtf is None else f'{rtf:.4f}'}: {report['busy_s']:.2f} s busy, {report['wall_s']:.2f} s in all"
+        f"real-time factor {'-' if rtf is None else f'{rtf:.4f}'}: "
+        f"{report['busy_s']:.2f} s busy, {report['wall_s']:.2f} s in all"
     )
     return "\n".join(lines)

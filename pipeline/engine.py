@@ -3,7 +3,8 @@
     for pending in engine.pump(): pending.wait()                                # a thread
     for pending in engine.pump(): await asyncio.to_thread(pending.wait)         # an event loop
 
-One engine has one backend, one set of lanes and one thread. Jobs beyond the number of lanes queue up and start as lanes fall free.
+One engine has one backend, one set of lanes and one thread. Jobs beyond the number of lanes queue up and
+start as lanes fall free.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ class Engine:
         self._jobs = iter(jobs)
 
     def pump(self) -> Iterator[Pending]:
-        """Work until all sessions and jobs are over; yields after every round what is left to wait for, if anything."""
+        """Work until all sessions and jobs are over; yields after every round what is left to wait for, if
+        anything.
+        """
         self._refill()
         while self.sessions:
             moved = [session.pull() for session in self.sessions]
@@ -85,7 +88,8 @@ class Engine:
         self.bell.ring()
 
     def close(self) -> None:
-        """Let go of every session at once."""
+        """Let go of every session at once, and open no more."""
+        self._stopping = True
         for session in self.sessions:
             session.close()
         self._reap()

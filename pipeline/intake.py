@@ -1,8 +1,9 @@
 """The one queue that can fill: it stands between a source and the engine and is bounded in seconds of audio.
 
-A file waits while the window is full. A live source cannot, so its graph says what happens: `error` ends the session, `drop`
-turns the oldest waiting samples into silence of equal length, which keeps the clock honest, and counts them. The silence is
-one number, so the queue's memory is bounded however far the engine falls behind.
+A file waits while the window is full. A live source cannot, so its graph says what happens: `error` ends the
+session, `drop` turns the oldest waiting samples into silence of equal length, which keeps the clock honest,
+and counts them. The silence is one number, so the queue's memory is bounded however far the engine falls
+behind.
 """
 
 from __future__ import annotations
@@ -72,7 +73,12 @@ class Intake:
         Overrun   the window is full and the graph says `overrun: error`
         """
         with self._room:
-            while self.overrun == "wait" and self._held and self._held + len(block) > self.window and not self.ended:
+            while (
+                self.overrun == "wait"
+                and self._held
+                and self._held + len(block) > self.window
+                and not self.ended
+            ):
                 self._room.wait()
             if self.ended:
                 return False
@@ -102,7 +108,8 @@ class Intake:
             return block, arrived
 
     def end(self, error: Exception | None = None) -> None:
-        """No more blocks will come: the audio is over, or `error` stopped it; what waits is still handed out."""
+        """No more blocks will come: the audio is over, or `error` stopped it; what waits is still handed out.
+        """
         with self._room:
             self.ended = True
             self.error = self.error or error
@@ -117,8 +124,8 @@ class Intake:
     def _overflow(self) -> None:
         if self.overrun == "error":
             raise Overrun(
-                f"{self._held / self.rate:.1f} s of audio wait, the window is {self.window / self.rate:.1f} s: "
-                "this machine is too slow for the graph; set 'overrun: drop' or a larger 'window', or use a faster backend"
+                f"{self._held / self.rate:.1f} s of audio wait, the window is {self.window / self.rate:.1f} s: this "
+                "machine is too slow for the graph; set 'overrun: drop' or a larger 'window', or a faster backend"
             )
         while self._held > self.window and len(self._blocks) > 1:
             block, _ = self._blocks.popleft()

@@ -1,9 +1,9 @@
 """Many speakers, one step: the unbroken run of device stages, opened once for all lanes.
 
-Every session has a seat: a mailbox in front of its lane. `step` takes what the mailboxes hold, makes one packet of all lanes
-that have a whole quantum (None spans for the others), walks it through the device stages and hands each lane its rows. How
-long a full lane waits for its neighbours is counted in samples of audio queued behind it, never in seconds of a timer, so a run
-can be replayed.
+Every session has a seat: a mailbox in front of its lane. `step` takes what the mailboxes hold, makes one
+packet of all lanes that have a whole quantum (None spans for the others), walks it through the device stages
+and hands each lane its rows. How long a full lane waits for its neighbours is counted in samples of audio
+queued behind it, never in seconds of a timer, so a run can be replayed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class Seat:
 
     __slots__ = ("deliver", "finish", "lane", "mailbox", "regroup")
 
-    def __init__(self, lane: int, regroup: Regroup, deliver: Callable[[Emission], None], finish: Callable[[], None]):
+    def __init__(
+        self, lane: int, regroup: Regroup, deliver: Callable[[Emission], None], finish: Callable[[], None]
+    ):
         self.lane, self.regroup, self.deliver, self.finish = lane, regroup, deliver, finish
         self.mailbox: deque[Row | Cut | End] = deque()
 
@@ -82,7 +84,13 @@ class Lanes:
     """
 
     def __init__(
-        self, stages: Sequence[tuple[str, Stage[Any]]], backend: Backend, metrics: Metrics, *, count: int = 1, wait: int = 0
+        self,
+        stages: Sequence[tuple[str, Stage[Any]]],
+        backend: Backend,
+        metrics: Metrics,
+        *,
+        count: int = 1,
+        wait: int = 0,
     ):
         self._stages = [stage for _, stage in stages]
         self._meters = [metrics.stage(name) for name, _ in stages]

@@ -1,7 +1,8 @@
-"""What a run cost, read off the sample clock: items, busy seconds, drops, lag and real-time factor per stage and session.
+"""What a run cost, read off the sample clock: items, busy seconds, drops, lag and real-time factor per stage
+and session.
 
-A meter is a plain counter that its owner writes and anyone reads; `Metrics.report` is the one shape in which figures leave
-(the terminal table, the JSON file and the callable all get it).
+A meter is a plain counter that its owner writes and anyone reads; `Metrics.report` is the one shape in which
+figures leave (the terminal table, the JSON file and the callable all get it).
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class SessionMeter:
     audio_s : seconds of audio taken from the source so far
     dropped_s : seconds a live source lost because the engine was behind
     queued_s : the most audio that ever waited in the intake
-    lag_s : the latest, and worst_lag_s the largest, wait of a block between its arrival and its passage through the chain
+    lag_s : the latest, and worst_lag_s the largest, wait of a block between its arrival and its passage
+        through the chain
     """
 
     name: str
@@ -88,7 +90,8 @@ class Metrics:
     def report(self) -> dict[str, Any]:
         """Plain numbers, ready for JSON.
 
-        `rtf` is busy seconds per second of audio, so it is the same live and offline; `wall_s` includes waiting.
+        `rtf` is busy seconds per second of audio, so it is the same live and offline; `wall_s` includes
+        waiting.
         """
         audio = sum(s.audio_s for s in self.sessions)
         busy = sum(m.busy_s for m in self.stages.values())

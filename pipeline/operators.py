@@ -2,8 +2,8 @@
 
     samples.pipe(operator(Mel(pcm(16_000)))).subscribe(plot)
 
-The stream may carry packets and cuts, as ours do, or bare arrays of items, which are then numbered from sample 0. The end of
-the stream flushes the stage; a cut flushes it and travels on behind what the flush gave.
+The stream may carry packets and cuts, as ours do, or bare arrays of items, which are then numbered from
+sample 0. The end of the stream flushes the stage; a cut flushes it and travels on behind what the flush gave.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def operator(stage: Stage[Any], meter: StageMeter | None = None) -> Operator:
     """`stage` as a function from stream to stream, with a state of its own for every subscription."""
 
     def apply(source: rx.Observable[Any]) -> rx.Observable[Emission]:
-        def subscribe(observer: abc.ObserverBase[Emission], scheduler: abc.SchedulerBase | None = None) -> Any:
+        def subscribe(
+            observer: abc.ObserverBase[Emission], scheduler: abc.SchedulerBase | None = None
+        ) -> Any:
             feed = Feed(stage, observer.on_next, meter or StageMeter())
 
             def finish() -> None:

@@ -1,8 +1,8 @@
 """The library's face: `transcribe` a recording in one call, `load` a graph and iterate over its text.
 
-    print(transcribe("talk.flac"))
-    with load("mic") as graph:
-        for text in graph: print(text, end="", flush=True)
+print(transcribe("talk.flac"))
+with load("mic") as graph:
+    for text in graph: print(text, end="", flush=True)
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy as np
 
 from pipeline.build import Plan, build
 from pipeline.catalog import make_sink, make_source
-from pipeline.engine import Engine, Job
 from pipeline.ends.file import FileSource
-from pipeline.ends.memory import Memory, MemorySource
+from pipeline.ends.memory import Memory, MemorySource, PushSource
+from pipeline.engine import Engine, Job
 from pipeline.errors import GraphError, SinkClosed
 from pipeline.graph import Graph, load_graph
 from pipeline.metrics import Metrics
@@ -40,11 +40,14 @@ class Transcript:
 
 
 class Pieces:
-    """A sink that hands every piece on as it comes."""
+    """A sink that hands every piece on as it comes; `listens` marks it as no reason to go on when all others
+    have failed.
+    """
 
     TAKES = "text"
+    listens = True
 
-    def __init__(self, deliver: Callable[[Text], None]):
+    def __init__(self, deliver: Callable[[Text], object]):
         self._deliver = deliver
 
     def open(self, port: Port) -> None: ...
@@ -83,13 +86,16 @@ class Run:
     def __iter__(self) -> Iterator[Text]:
         """Run from the graph's own source to its own sinks, yielding every piece of text on the way."""
         if self.graph.source is None:
-            raise GraphError(f"{self.graph.name}: has no source to iterate over; use a graph with one, or `transcribe`")
+            raise GraphError(
+                f"{self.graph.name}: has no source to iterate over; use a graph with one, or `transcribe`"
+            )
         heard: deque[Text] = deque()
-        sinks = [*self._sinks(), (self.text_node, Pieces(heard.append))]
-        return self._through(make_source(self.graph.source), sinks, heard)
+        sinks = [(end.upstream, make_sink(end)) for end in self.graph.sinks]
+        return self._through(make_source(self.graph.source), [*sinks, *self._listeners(heard.append)], heard)
 
     def transcribe(self, audio: str | Path | np.ndarray, rate_hz: int = 16_000) -> Transcript:
-        """The text of a recording, or of samples [n] or [n, channels] at `rate_hz`; the graph's own ends are left alone.
+        """The text of a recording, or of samples [n] or [n, channels] at `rate_hz`; the graph's own ends are
+        left alone.
 
         Raises
         ------
@@ -97,14 +103,14 @@ class Run:
         """
         source = MemorySource(audio, rate_hz) if isinstance(audio, np.ndarray) else FileSource(audio)
         kept = Memory()
-        for _ in self._through(source, [(self.text_node, kept)], deque()):
+        for _ in self._through(source, [(self.text_node, kept)]):
             pass
         return Transcript(kept.text, tuple(kept.pieces), kept.port.rate if kept.port else rate_hz)
 
     async def stream(self, audio: AsyncIterable[np.ndarray], rate_hz: int = 16_000) -> AsyncIterator[Text]:
-        """Text of blocks that arrive asynchronously; the work is done on a thread, so the event loop stays free."""
-        from pipeline.ends.memory import PushSource
-
+        """Text of blocks that arrive asynchronously; the work is done on a thread, so the event loop stays
+        free.
+        """
         source, heard = PushSource(rate_hz), asyncio.Queue[Text | None]()
         loop = asyncio.get_running_loop()
 
@@ -117,8 +123,10 @@ class Run:
 
         def work() -> None:
             try:
-                for piece in self._through(source, [], deque(), lambda p: loop.call_soon_threadsafe(heard.put_nowait, p)):
-                    raise AssertionError(f"{piece} went round the queue")
+                for _ in self._through(
+                    source, self._listeners(lambda p: loop.call_soon_threadsafe(heard.put_nowait, p))
+                ):
+                    pass
             finally:
                 loop.call_soon_threadsafe(heard.put_nowait, None)
 
@@ -137,11 +145,13 @@ class Run:
         for _ in self:
             pass
 
-    def batch(self, jobs: Iterable[Job], on_round: Callable[[], None] = lambda: None) -> list[tuple[str, Exception]]:
+    def batch(
+        self, jobs: Iterable[Job], on_round: Callable[[], None] = lambda: None
+    ) -> list[tuple[str, Exception]]:
         """Many recordings over the graph's lanes, each from its own source to its own sinks.
 
-        What fails stops nothing else and is returned, as (label of the source, error). `on_round` is called whenever
-        something has moved.
+        What fails stops nothing else and is returned, as (label of the source, error). `on_round` is called
+        whenever something has moved.
         """
         metrics = Metrics()
         self._engine = engine = Engine(self.plan, metrics)
@@ -169,20 +179,31 @@ class Run:
 
     @property
     def text_node(self) -> str:
-        """The node whose output is text: the last of the chain."""
-        return self.graph.nodes[-1].name
+        """The node whose output is text.
 
-    def _sinks(self) -> list[tuple[str, Any]]:
-        return [(end.upstream, make_sink(end)) for end in self.graph.sinks]
+        Raises
+        ------
+        GraphError   if there is none, or several
+        """
+        nodes = self.plan.text_nodes
+        if len(nodes) != 1:
+            raise GraphError(
+                f"{self.graph.name}: expected one node that gives text, found {', '.join(nodes) or 'none'}"
+            )
+        return nodes[0]
+
+    def _listeners(self, deliver: Callable[[Text], object]) -> list[tuple[str, Pieces]]:
+        return [(node, Pieces(deliver)) for node in self.plan.text_nodes]
 
     def _through(
-        self, source: Any, sinks: Sequence[tuple[str, Any]], heard: deque[Text], deliver: Callable[[Text], None] | None = None
+        self, source: Any, sinks: Sequence[tuple[str, Any]], heard: deque[Text] | None = None
     ) -> Iterator[Text]:
+        """One session from end to end; yields what is in `heard` after every round."""
+        heard = deque() if heard is None else heard
         metrics = Metrics()
         self._engine = engine = Engine(self.plan, metrics)
-        extra = [(self.text_node, Pieces(deliver))] if deliver else []
-        engine.open(source, [*sinks, *extra])
         try:
+            engine.open(source, sinks)
             for pending in engine.pump():
                 yield from drained(heard)
                 pending.wait()
@@ -219,7 +240,8 @@ def load(
     """The graph at a path, or one that ships (`file`, `mic`), with its weights loaded.
 
     sets : overrides such as `source.file.path=talk.wav` or `decoder.delay=960ms`
-    params : what the graph declares under `params`, such as `{"delay": "960ms", "weights": "voxtral-q4.gguf"}`
+    params : what the graph declares under `params`, such as `{"delay": "960ms", "weights":
+        "voxtral-q4.gguf"}`
 
     Raises
     ------
@@ -228,7 +250,9 @@ def load(
     return Run(load_graph(graph, sets=sets, params=params, allow_import=allow_import), on_metrics=on_metrics)
 
 
-def transcribe(audio: str | Path | np.ndarray, rate_hz: int = 16_000, *, graph: str | Path = "file", **params: str) -> Transcript:
+def transcribe(
+    audio: str | Path | np.ndarray, rate_hz: int = 16_000, *, graph: str | Path = "file", **params: str
+) -> Transcript:
     """The text of one recording: `print(transcribe("talk.flac", delay="960ms"))`."""
     with load(graph, params=params) as run:
         return run.transcribe(audio, rate_hz)

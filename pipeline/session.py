@@ -1,7 +1,8 @@
 """One speaker from open to close: a source and its intake, the stages between, the sinks.
 
-The chain is an Rx stream whose head the engine pushes blocks into; the run of device stages is a seat in the lanes. Whatever
-happens to a session stays in it: a failing stage ends it, a failing sink is let go while the others go on.
+The chain is an Rx stream whose head the engine pushes blocks into; the run of device stages is a seat in the
+lanes. Whatever happens to a session stays in it: a failing stage ends it, a failing sink is let go while the
+others go on.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from pipeline.build import Plan
-from pipeline.errors import SinkClosed
 from pipeline.intake import Bell, Intake
 from pipeline.lanes import Lanes, Seat
 from pipeline.metrics import Metrics
@@ -32,12 +32,19 @@ class Session:
     """
 
     def __init__(
-        self, plan: Plan, lanes: Sequence[Lanes], metrics: Metrics, bell: Bell, source: Any, sinks: Sequence[tuple[str, Any]]
+        self,
+        plan: Plan,
+        lanes: Sequence[Lanes],
+        metrics: Metrics,
+        bell: Bell,
+        source: Any,
+        sinks: Sequence[tuple[str, Any]],
     ):
         self.source, self._sinks = source, [sink for _, sink in sinks]
         self.errors: list[Exception] = []
         self.done = False
-        self._open_sinks = 0
+        self._writers: list[Writer] = []
+        self._finished = 0
         self._seats: list[tuple[Lanes, Seat]] = []
         self._at = 0
         self._ending = False
@@ -45,7 +52,10 @@ class Session:
         self.rate = port.rate
         self.meter = metrics.session(source.label)
         self.intake = Intake(
-            port.rate, bell, window_s=getattr(source, "window_s", 20.0), overrun=getattr(source, "overrun", "wait")
+            port.rate,
+            bell,
+            window_s=getattr(source, "window_s", 20.0),
+            overrun=getattr(source, "overrun", "wait"),
         )
         self._head = root()
         try:
@@ -92,7 +102,7 @@ class Session:
         for lanes, seat in self._seats:
             lanes.leave(seat)
         for sink in self._sinks:
-            self._quietly(sink.close)
+            self.quietly(sink.close)
         self.done = True
 
     def _read(self) -> None:
@@ -108,7 +118,12 @@ class Session:
             self.source.close()
 
     def _connect(
-        self, plan: Plan, lanes: Sequence[Lanes], metrics: Metrics, port: Port, sinks: Sequence[tuple[str, Any]]
+        self,
+        plan: Plan,
+        lanes: Sequence[Lanes],
+        metrics: Metrics,
+        port: Port,
+        sinks: Sequence[tuple[str, Any]],
     ) -> None:
         stages = plan.stages(port)
         streams: dict[str, Any] = {"source": self._head}
@@ -119,10 +134,10 @@ class Session:
                 streams[node.name] = shared(above.pipe(operator(stages[node.name], metrics.stage(node.name))))
             elif node.name in last:
                 streams[node.name] = root()
-        self._open_sinks = len(sinks)
         for upstream, sink in sinks:
             sink.open(port if upstream == "source" else stages[upstream].gives)
             writer = Writer(self, sink)
+            self._writers.append(writer)
             tap(streams[upstream], writer.write, writer.finish, self._fail)
         for run, row in zip(plan.runs, lanes, strict=True):
             answers = streams[run[-1]]
@@ -134,16 +149,23 @@ class Session:
         self.errors.append(error)
         self.close()
 
-    def _finished(self) -> None:
-        self._open_sinks -= 1
-        if not self._open_sinks:
+    def lost(self, error: Exception) -> None:
+        """A sink failed; while another still writes, the session goes on, else it hears no more."""
+        self.errors.append(error)
+        if all(writer.broken or writer.listens for writer in self._writers):
+            self.stop()
+
+    def finished(self) -> None:
+        """A sink has had everything."""
+        self._finished += 1
+        if self._finished == len(self._writers):
             self.done = True
             self.source.close()
 
-    def _quietly(self, close: Any) -> None:
+    def quietly(self, close: Any) -> None:
         try:
             close()
-        except Exception as error:  # a sink that cannot even close has one more thing to report, nothing to stop
+        except Exception as error:  # one more thing to report, nothing left to stop
             self.errors.append(error)
 
     def _show(self, samples: np.ndarray) -> None:
@@ -166,10 +188,16 @@ class Writer:
     """One sink at the end of a stream; its failures are its own."""
 
     def __init__(self, session: Session, sink: Any):
-        self._session, self._sink, self._broken = session, sink, False
+        self._session, self._sink, self.broken = session, sink, False
+        self._pieces = 0
+
+    @property
+    def listens(self) -> bool:
+        """Only listens in: no reason to go on when every other sink has failed."""
+        return getattr(self._sink, "listens", False)
 
     def write(self, item: Packet | Cut) -> None:
-        if self._broken:
+        if self.broken:
             return
         try:
             if isinstance(item, Cut):
@@ -177,15 +205,12 @@ class Writer:
                 return
             self._sink.write(item, emitted_s=self._session.emitted_s())
             if isinstance(item.data, list):
-                self._session.meter.pieces += len(item.data)
-        except SinkClosed as closed:
-            self._broken = True
-            self._session.errors.append(closed)
-            self._session.stop()  # nobody reads: hear no more
+                self._pieces += len(item.data)
+                self._session.meter.pieces = max(self._session.meter.pieces, self._pieces)
         except Exception as error:
-            self._broken = True
-            self._session.errors.append(error)
+            self.broken = True
+            self._session.lost(error)
 
     def finish(self) -> None:
-        self._session._quietly(self._sink.close)
-        self._session._finished()
+        self._session.quietly(self._sink.close)
+        self._session.finished()

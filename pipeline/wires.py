@@ -1,7 +1,7 @@
 """Host and device crossings. A wire stands wherever one side's `where` differs from the other's.
 
-`Fetch` keeps the order of everything that leaves the device: answers that are still being copied, and marks (a cut, the end of
-a stream) that must not overtake them. Nothing here blocks unless `wait` is called.
+`Fetch` keeps the order of everything that leaves the device: answers that are still being copied, and marks
+(a cut, the end of a stream) that must not overtake them. Nothing here blocks unless `wait` is called.
 """
 
 from __future__ import annotations

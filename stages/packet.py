@@ -1,7 +1,8 @@
 """What travels: packets of items with the samples they speak for, and cuts.
 
-A span counts samples of the graph clock, so it stays true through resampling-free chains whatever the item is: one PCM
-sample, one mel frame of 160 samples or one token of 1280. Padding before the first sample has negative spans.
+A span counts samples of the graph clock, so it stays true through resampling-free chains whatever the item
+is: one PCM sample, one mel frame of 160 samples or one token of 1280. Padding before the first sample has
+negative spans.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ class Span:
 class Text:
     """A piece of text and when it was said.
 
-    `span` covers the 80 ms in which the piece's word was heard to end, the delay already subtracted: a word end, true to
-    about a tenth of a second. `word` says whether the piece opens a new word; `token` is the id it came from.
+    `span` covers the 80 ms in which the piece's word was heard to end, the delay already subtracted: a word
+    end, true to about a tenth of a second. `word` says whether the piece opens a new word; `token` is the id
+    it came from.
     """
 
     text: str

@@ -1,7 +1,7 @@
 """The one shape every stage has: a frozen object, an explicit state, `step` and `flush`.
 
-A stage is built once and shared by every session; everything that varies lives in the state that `open` returns and the
-caller owns. `bind` pairs the two for people who want `step(samples)` and nothing else.
+A stage is built once and shared by every session; everything that varies lives in the state that `open`
+returns and the caller owns. `bind` pairs the two for people who want `step(samples)` and nothing else.
 """
 
 from __future__ import annotations
@@ -51,8 +51,10 @@ class Stage(Protocol[S]):
     """One input, one output, no waiting.
 
     takes, gives : the two plugs; `takes` comes from the upstream port handed to the constructor
-    quantum : `step` accepts whole multiples of this many items; `bind`, `operator` and the lanes regroup for you
-    lookahead : samples of the future needed, this stage's share of the latency; -1: all of them, not for live use
+    quantum : `step` accepts whole multiples of this many items; `bind`, `operator` and the lanes regroup for
+        you
+    lookahead : samples of the future needed, this stage's share of the latency; -1: all of them, not for live
+        use
     """
 
     takes: Port
@@ -92,8 +94,8 @@ def per_lane(
 ) -> list[Emission]:
     """Run `one(state, items, span)` for every active lane and gather the rows into packets.
 
-    Each row becomes a packet of all lanes in which only its own lane is active, in lane order; with one lane that is
-    the ordinary case and costs nothing.
+    Each row becomes a packet of all lanes in which only its own lane is active, in lane order; with one lane
+    that is the ordinary case and costs nothing.
     """
     out: list[Emission] = []
     for lane, span in enumerate(packet.spans):
@@ -133,8 +135,8 @@ class Clock:
 class Regroup:
     """Gathers one lane's items until a whole multiple of `quantum` is there.
 
-    `push` returns rows of whole quanta; `drain` drops the remainder (the tail of a stream that was not padded to a
-    whole token carries no complete item) and starts afresh.
+    `push` returns rows of whole quanta; `drain` drops the remainder (the tail of a stream that was not padded
+    to a whole token carries no complete item) and starts afresh.
     """
 
     __slots__ = ("_held", "_start", "hop", "quantum")

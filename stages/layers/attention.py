@@ -1,9 +1,9 @@
 """Attention with a sliding window over a ring of keys and values, as both models have it.
 
-    x ──norm──┬─ q ─ rope ────────────┐
-     │        ├─ k ─ rope ─ ring ─────┤ attend ── wo ──(+)── x
-     │        └─ v ─────── ring ──────┘                 │
-     └──────────────────────────────────────────────────┘
+x ──norm──┬─ q ─ rope ────────────┐
+ │        ├─ k ─ rope ─ ring ─────┤ attend ── wo ──(+)── x
+ │        └─ v ─────── ring ──────┘                 │
+ └──────────────────────────────────────────────────┘
 """
 
 from __future__ import annotations
@@ -47,10 +47,8 @@ class AttentionScratch:
     def make(cls, ops: Backend, lanes: int, items: int, width: int, heads: Heads) -> AttentionScratch:
         rows = (lanes, items)
         kept = (*rows, heads.kept, heads.width)
-        return cls(
-            ops.zeros((*rows, width)), ops.zeros((*rows, heads.count, heads.width)), ops.zeros(kept), ops.zeros(kept),
-            ops.zeros((*rows, heads.count, heads.width)), ops.zeros((*rows, width)),
-        )  # fmt: skip
+        asked, wide = (*rows, heads.count, heads.width), (*rows, width)
+        return cls(*(ops.zeros(shape) for shape in (wide, asked, kept, kept, asked, wide)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +67,17 @@ class Attention:
     def step(self, ops: Backend, x: Tensor, ring: Ring, active: Tensor, s: AttentionScratch) -> None:
         """x [B, T, C] += attention(x); the T items are appended to `ring`."""
         norm_qkv_rope_append(
-            ops, s.q, ring, x, self.qkv, active, eps=self.heads.eps, theta=self.heads.theta, h=s.h, k=s.k, v=s.v
+            ops,
+            s.q,
+            ring,
+            x,
+            self.qkv,
+            active,
+            eps=self.heads.eps,
+            theta=self.heads.theta,
+            h=s.h,
+            k=s.k,
+            v=s.v,
         )
         ops.attend(s.mix, s.q, ring, self.heads.window)
         linear_residual(ops, x, s.mix.reshape(*x.shape[:2], -1), self.out, self.out_bias, y=s.y)

@@ -55,7 +55,9 @@ class Stack:
         """x [B, T, C] goes through all layers in place."""
         lanes, items, _ = x.shape
         assert items <= self.longest, f"{items} items in one step, the rings allow {self.longest}"
-        if state.scratch.items != items:  # only uncaptured lengths come here: offline passes and their remainder
+        if (
+            state.scratch.items != items
+        ):  # only uncaptured lengths come here: offline passes and their remainder
             state.scratch = self._scratch(ops, lanes, items)
         for layer, ring in zip(self.layers, state.rings, strict=True):
             layer.attention.step(ops, x, ring, active, state.scratch.attention)

@@ -1,7 +1,7 @@
 """From encoder frames to the decoder's clock: four frames side by side, two linear layers.
 
-    frames [4T, C] ─ stack ─ [T, 4C] ─ linear ─ gelu ─ linear ─ [T, D]
-     50 Hz                                                  12.5 Hz
+frames [4T, C] ─ stack ─ [T, 4C] ─ linear ─ gelu ─ linear ─ [T, D]
+ 50 Hz                                                  12.5 Hz
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class Adapter:
         lanes, frames, width = packet.data.shape
         items = frames // self.quantum
         if items != 1 or state.out.shape[1] != 1:
-            fresh = self._room(lanes, items)  # several passes of one encoder step may be under way: keep them apart
+            fresh = self._room(
+                lanes, items
+            )  # several passes of one encoder step may be under way: keep them apart
             state.h, state.out = fresh.h, fresh.out
         side_by_side = packet.data.reshape(lanes, items, self.quantum * width)  # oldest frame first
         self.ops.linear(state.h, side_by_side, self.inner)

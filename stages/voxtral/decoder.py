@@ -4,8 +4,9 @@
                 │                                   │
             embed(last token, or the prompt) <──────┘
 
-Prompt and generation are one code path: the token fed at position p is prompt[p] while p is inside the prompt, and the
-last one picked afterwards. The end of a text is a token like any other; it never stops the stream.
+Prompt and generation are one code path: the token fed at position p is prompt[p] while p is inside the
+prompt, and the last one picked afterwards. The end of a text is a token like any other; it never stops the
+stream.
 """
 
 from __future__ import annotations
@@ -45,8 +46,10 @@ class Decoder:
     """Adapter frames to tokens, greedily.
 
     Takes    frames, 12.5 Hz, on the device
-    Gives    tokens, 12.5 Hz, on the device: at each position the token of the next one, so the prompt's own padding first
-    Holds    per layer the keys and values of one window (Voxtral Mini: 8192 positions, 11 minutes), and four words a lane
+    Gives    tokens, 12.5 Hz, on the device: at each position the token of the next one, so the prompt's own
+             padding first
+    Holds    per layer the keys and values of one window (Voxtral Mini: 8192 positions, 11 minutes), and four
+             words a lane
     Latency  none in frames; what it says of a word comes `delay_ms` after the word's end, see `voxtral.text`
 
     Parameters
@@ -54,12 +57,13 @@ class Decoder:
     upstream : the port of `voxtral.adapter`
     checkpoint, backend : the weights, and where the arithmetic runs
     delay_ms : 80 to 1200 in steps of 80, or 2400; longer is more accurate
-    context : positions kept at most, where the checkpoint's window is too large for the memory; 0 keeps the whole window
+    context : positions kept at most, where the checkpoint's window is too large for the memory; 0 keeps the
+        whole window
     blank_patience : blanks in a row after which the guard begins to lean on the blank; 0 leaves it alone
     blank_slope, blank_limit : how much is taken off the blank's logit per further blank, and at most
 
-    The guard frees a model that emits padding over speech: such a rut is won by 3.5 to 6.6 logits, true silence by more
-    than 8.5 (measured on Voxtral Mini; see the model's README).
+    The guard frees a model that emits padding over speech: such a rut is won by 3.5 to 6.6 logits, true
+    silence by more than 8.5 (measured on Voxtral Mini; see the model's README).
     """
 
     TAKES, GIVES = ("frames", 1280), ("tokens", 1280)
@@ -67,9 +71,17 @@ class Decoder:
     lookahead = 0
 
     def __init__(
-        self, upstream: Port, checkpoint: Checkpoint, backend: Backend, *, delay_ms: float = 480.0, context: int = 0,
-        blank_patience: int = 200, blank_slope: float = 0.5, blank_limit: float = 7.0,
-    ):  # fmt: skip
+        self,
+        upstream: Port,
+        checkpoint: Checkpoint,
+        backend: Backend,
+        *,
+        delay_ms: float = 480.0,
+        context: int = 0,
+        blank_patience: int = 200,
+        blank_slope: float = 0.5,
+        blank_limit: float = 7.0,
+    ):
         shape = checkpoint.config.decoder
         self.takes = replace(plug("voxtral.decoder", upstream, "frames"), where="device")
         self.gives = Port("tokens", upstream.rate, upstream.hop, 1, "device")
@@ -78,7 +90,9 @@ class Decoder:
         prompt = [BOS] + [STREAMING_PAD] * (prefix_tokens(self.delay, checkpoint.left_pad_tokens) - 1)
         self.prompt = backend.upload(np.array(prompt, np.int32))
         self.guard = (STREAMING_PAD, blank_patience or NEVER, blank_slope, blank_limit)
-        self.table = backend.adopt(*checkpoint.raw("decoder.embed"))  # the head as well: the embeddings are tied
+        self.table = backend.adopt(
+            *checkpoint.raw("decoder.embed")
+        )  # the head as well: the embeddings are tied
         self.vocabulary, self.width, self.eps = shape.vocab, shape.dim, shape.norm_eps
         self.norm = backend.upload(checkpoint.array("decoder.norm"))
         window = min(context, shape.window) if context else shape.window
@@ -88,9 +102,9 @@ class Decoder:
 
     def open(self, lanes: int = 1) -> DecoderState:
         ops = self.ops
-        words = (ops.zeros((lanes,), "i32") for _ in range(4))
-        room = ops.zeros((lanes, 1, self.width)), ops.zeros((lanes, self.vocabulary))
-        return DecoderState(self.stack.open(ops, lanes), *words, *room)
+        active, token, picked, run = (ops.zeros((lanes,), "i32") for _ in range(4))
+        x, logits = ops.zeros((lanes, 1, self.width)), ops.zeros((lanes, self.vocabulary))
+        return DecoderState(self.stack.open(ops, lanes), active, token, picked, run, x, logits)
 
     def step(self, state: DecoderState, packet: Packet) -> list[Packet]:
         active_lanes(self.ops, packet, state.active)
@@ -106,7 +120,8 @@ class Decoder:
         return []
 
     def _nth(self, state: DecoderState, packet: Packet, t: int) -> Packet:
-        """Item `t` of a longer packet, in memory of its own: its neighbours are under way at the same time."""
+        """Item `t` of a longer packet, in memory of its own: its neighbours are under way at the same time.
+        """
         hop = self.gives.hop
         spans = tuple(s and Span(s.start + t * hop, s.start + (t + 1) * hop) for s in packet.spans)
         return Packet(self.ops.copy(self._token(state, packet.data[:, t : t + 1])), spans)
@@ -146,7 +161,7 @@ def _layer(checkpoint: Checkpoint, ops: Backend, n: int, window: int, condition:
     shape = checkpoint.config.decoder
     heads = Heads(shape.heads, shape.kv_heads, shape.head_dim, window, shape.rope_theta, shape.norm_eps)
 
-    def matrix(name: str):  # noqa: ANN202
+    def matrix(name: str):
         return ops.adopt(*checkpoint.raw(f"decoder.layers.{n}.{name}"))
 
     def vector(name: str) -> np.ndarray:

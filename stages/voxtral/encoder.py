@@ -1,7 +1,7 @@
 """Voxtral's causal audio encoder: two convolutions and a transformer with a window of 15 seconds.
 
-    mel [T, 128] ─ conv /1 ─ gelu ─ conv /2 ─ gelu ─ [T/2, C] ─ layers ─ norm ─ frames [T/2, C]
-     100 Hz                                            50 Hz                      50 Hz
+mel [T, 128] ─ conv /1 ─ gelu ─ conv /2 ─ gelu ─ [T/2, C] ─ layers ─ norm ─ frames [T/2, C]
+ 100 Hz                                            50 Hz                      50 Hz
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stages.stage import Port, plug
 from stages.voxtral.config import CONV_STRIDES
 from stages.voxtral.names import Checkpoint
 
-LONGEST = 64  # frames in one pass: long enough to feed a matrix product, short enough to keep rings and scores small
+LONGEST = 64  # frames in one pass: enough to feed a matrix product, few enough to keep rings and scores small
 
 
 @dataclass(slots=True, eq=False)
@@ -40,7 +40,8 @@ class Encoder:
 
     Takes    mel, 100 Hz, on the device
     Gives    frames, 50 Hz
-    Holds    two convolution tails and, per layer, the keys and values of one window (Voxtral Mini: 750 frames, 15 s)
+    Holds    two convolution tails and, per layer, the keys and values of one window (Voxtral Mini: 750
+             frames, 15 s)
     Latency  none: a frame needs only what came before it
 
     Parameters
@@ -77,7 +78,9 @@ class Encoder:
     def open(self, lanes: int = 1) -> EncoderState:
         ops, items = self.ops, self.quantum // 2
         tails = (self.convs[0].open(ops, lanes), self.convs[1].open(ops, lanes))
-        return EncoderState(tails, self.stack.open(ops, lanes, items), ops.zeros((lanes,), "i32"), *self._room(lanes, items))
+        return EncoderState(
+            tails, self.stack.open(ops, lanes, items), ops.zeros((lanes,), "i32"), *self._room(lanes, items)
+        )
 
     def step(self, state: EncoderState, packet: Packet) -> list[Packet]:
         active_lanes(self.ops, packet, state.active)
@@ -105,22 +108,28 @@ class Encoder:
         return Packet(state.out, packet.spans)
 
     def _room(self, lanes: int, items: int) -> tuple[Tensor, Tensor, Tensor]:
-        width = self.gives.width
-        return tuple(self.ops.zeros((lanes, n, width)) for n in (2 * items, items, items))  # type: ignore[return-value]
+        first, second, out = (self.ops.zeros((lanes, n, self.gives.width)) for n in (2 * items, items, items))
+        return first, second, out
 
 
 def _layer(checkpoint: Checkpoint, ops: Backend, n: int) -> Layer:
     shape = checkpoint.config.encoder
     heads = Heads(shape.heads, shape.heads, shape.head_dim, shape.window, shape.rope_theta, shape.norm_eps)
 
-    def matrix(name: str):  # noqa: ANN202
+    def matrix(name: str):
         return ops.adopt(*checkpoint.raw(f"encoder.layers.{n}.{name}"))
 
     def vector(name: str) -> Tensor:
         return ops.upload(checkpoint.array(f"encoder.layers.{n}.{name}"))
 
     qkv = QkvWeights(
-        vector("attention_norm"), matrix("wq"), matrix("wk"), matrix("wv"), vector("wq_bias"), None, vector("wv_bias")
+        vector("attention_norm"),
+        matrix("wq"),
+        matrix("wk"),
+        matrix("wv"),
+        vector("wq_bias"),
+        None,
+        vector("wv_bias"),
     )
     mlp = GateUpWeights(vector("ffn_norm"), matrix("w1"), matrix("w3"))
     return Layer(
@@ -136,4 +145,7 @@ def _parts(packet: Packet, longest: int, hop: int) -> Iterator[Packet]:
         return
     for at in range(0, packet.items, longest):
         data = packet.data[:, at : at + longest]
-        yield Packet(data, tuple(s and Span(s.start + at * hop, s.start + (at + data.shape[1]) * hop) for s in packet.spans))
+        yield Packet(
+            data,
+            tuple(s and Span(s.start + at * hop, s.start + (at + data.shape[1]) * hop) for s in packet.spans),
+        )

@@ -30,11 +30,13 @@ class Detokenizer:
     """Tokens to text.
 
     Takes    tokens, 12.5 Hz, on the host
-    Gives    text on the same clock, the delay subtracted: a piece's span is the 80 ms in which its word was heard to end
+    Gives    text on the same clock, the delay subtracted: a piece's span is the 80 ms in which its word was
+             heard to end
     Holds    at most three bytes of an unfinished character, and three words
     Latency  `delay_ms`: the word a token speaks of ended that much before the token's own frame
 
-    Ids below the first text token say something about the stream and show as nothing; the end of a text is one of them.
+    Ids below the first text token say something about the stream and show as nothing; the end of a text is
+    one of them.
 
     Parameters
     ----------

@@ -1,4 +1,6 @@
-"""The model's stages keep the seven laws too, on a small random twin with windows far shorter than the streams."""
+"""The model's stages keep the seven laws too, on a small random twin with windows far shorter than the
+streams.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,9 @@ STAGES = [
 
 @pytest.mark.parametrize("case", STAGES, ids=lambda case: case.name)
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 @given(data=st.data())
 def test_law(law, case, data):
     law(case, data.draw)

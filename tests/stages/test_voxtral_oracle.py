@@ -1,4 +1,6 @@
-"""The official implementation (transformers) on small random models is the judge of encoder, adapter and decoder."""
+"""The official implementation (transformers) on small random models is the judge of encoder, adapter and
+decoder.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ def run_official(folder: Path, mel: np.ndarray, fed: list[int], delay: int):
     """The same from transformers, fed the same tokens."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    model = transformers.VoxtralRealtimeForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    model = transformers.VoxtralRealtimeForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32
+    ).eval()
     features = torch.from_numpy(np.ascontiguousarray(mel.T[None]))
     with torch.no_grad():
         heard = model.model.get_audio_features(input_features=features)
@@ -77,7 +81,9 @@ def assert_greedy(tokens: list[int], theirs: np.ndarray, first: int) -> None:
     limit = BOUND * np.abs(theirs).max()
     for p in range(first, len(tokens)):
         gap = theirs[p].max() - theirs[p, tokens[p]]
-        assert gap <= limit, f"position {p}: picked {tokens[p]}, theirs is {theirs[p].argmax()}, {gap:.2e} better"
+        assert gap <= limit, (
+            f"position {p}: picked {tokens[p]}, theirs is {theirs[p].argmax()}, {gap:.2e} better"
+        )
 
 
 def restless_mel(seed: int) -> np.ndarray:
@@ -89,7 +95,9 @@ def restless_mel(seed: int) -> np.ndarray:
 
 @pytest.mark.parametrize("naming", ["mistral", "transformers"])
 @pytest.mark.parametrize(("delay", "tokens_per_step"), [(1, 1), (6, 40), (15, 7), (30, 1)])
-def test_logits_and_greedy_tokens_equal_the_official_ones(tmp_path: Path, naming: str, delay: int, tokens_per_step: int):
+def test_logits_and_greedy_tokens_equal_the_official_ones(
+    tmp_path: Path, naming: str, delay: int, tokens_per_step: int
+):
     official = tiny_checkpoint(tmp_path / "official", naming="transformers", seed=delay)
     ours = tiny_checkpoint(tmp_path / "ours", naming=naming, seed=delay)
     mel = restless_mel(delay)
