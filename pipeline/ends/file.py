@@ -36,6 +36,7 @@ DECODE_FRAMES = 8192  # always the same, so that no codec's output depends on th
 SPOOL_BYTES = 1 << 32  # what a pipe may leave in the temporary folder before we stop believing it
 ENDLESS_FRAMES = 1 << 62  # libsndfile's lengths near 2**63 mean that it does not know
 MP3_SLACK_FRAMES = 4 * 1152  # an MP3 without an index has its length estimated
+OGG_PAGE_BYTES = 27 + 255 + 255 * 255  # the largest page: header, table, segments
 SLACK_BYTES = 8  # writers disagree about counting their own chunk headers
 
 
@@ -208,6 +209,10 @@ class _Decoder:
         self.rate_hz, self.channels = file.samplerate, file.channels
         self.notes: list[str] = []
         self._file, self._label, self._own, self._damage = file, label, own, damage
+        self._seekable = file.seekable()
+        # soundfile seeks to where it stands after every read: libsndfile's MP3 decoder loses its reservoir by
+        # that, and its DWVW decoder cannot do it at all. test_reading_does_not_seek tells when this may go.
+        file.seekable = lambda: False
         self._lock = threading.Lock()  # `close` may come from another thread while a block is decoded
         self._promised = file.frames if 0 <= file.frames < ENDLESS_FRAMES else None
         self.duration_s = None if self._promised is None else self._promised / self.rate_hz
@@ -246,11 +251,11 @@ class _Decoder:
         with self._lock:
             if self._file.closed:
                 return out[:0], None
-            start = self._file.tell() if self._file.seekable() else 0
+            start = self._file.tell() if self._seekable else 0
             try:
                 return self._file.read(out=out), None
             except soundfile.SoundFileError as error:
-                good = self._file.tell() - start if self._file.seekable() else 0
+                good = self._file.tell() - start if self._seekable else 0
                 return out[: max(0, good)], reason(error)
 
 
@@ -262,8 +267,9 @@ def _path_reader(path: Path, label: str) -> Reader:
     if path.suffix.lower() == ".raw":
         raise SourceError(f"{label}: raw PCM has no header; give raw_rate, raw_format and raw_channels")
     name = os.fsencode(path) if os.name == "posix" else str(path)  # bytes: a name need not be valid UTF-8
+    damage = "" if head[:4] != b"OggS" or _ogg_ends(path) else "its last page is missing"
     try:
-        return _Decoder(soundfile.SoundFile(name), label)
+        return _Decoder(soundfile.SoundFile(name), label, damage=damage)
     except soundfile.SoundFileError as error:
         if head[:4] == b"OggS" and os.name == "posix":
             return _cut_ogg(path, label, error)
@@ -280,6 +286,15 @@ def _cut_ogg(path: Path, label: str, error: soundfile.SoundFileError) -> Reader:
     except soundfile.SoundFileError:
         own.close()
         raise SourceError(_unreadable(label, b"OggS", error)) from error
+
+
+def _ogg_ends(path: Path) -> bool:
+    """Whether the last page of an Ogg file says that it is the last (RFC 3533, 6: flag 4 of byte 5)."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - OGG_PAGE_BYTES))
+        tail = file.read()
+    page = tail.rfind(b"OggS")
+    return page >= 0 and len(tail) > page + 5 and bool(tail[page + 5] & 4)
 
 
 def _pour(path: Path, into: int) -> None:

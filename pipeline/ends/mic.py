@@ -41,7 +41,7 @@ class MicSource:
     rate_hz : the rate to ask the device for; by default 16 kHz, or the device's own if it does not take that
     channel : the one to hear, counted from 1; by default the mean of all
 
-    `lost` counts dropped samples: a block for every overflow the device reports, since it does not say how much,
+    `lost` counts dropped samples: a block for every overflow the device reports (it does not say how much),
     and what this source dropped itself, which it replaces by as much silence.
 
     Raises

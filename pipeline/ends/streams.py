@@ -99,7 +99,8 @@ class Feed:
         self._front = b""
         self._taken = b""
         self._over = False
-        threading.Thread(target=self._fill, args=(stream, own), name="headrace-feed", daemon=True).start()
+        read, release = _reader(stream, own=own)
+        threading.Thread(target=self._fill, args=(read, release), name="headrace-feed", daemon=True).start()
 
     def take(self, count: int) -> bytes:
         """The next `count` bytes, or fewer at the end; `rewind` brings them back."""
@@ -146,8 +147,7 @@ class Feed:
         self._over = not item
         return item
 
-    def _fill(self, stream: BinaryIO, own: bool) -> None:
-        read = _reader(stream)
+    def _fill(self, read: Callable[[int], bytes], release: Callable[[], None]) -> None:
         data = b"-"
         while data and not self._closed.is_set():
             try:
@@ -158,8 +158,7 @@ class Feed:
             except ValueError:  # the stream was closed by its owner while we read
                 data = b""
             self._queue.put(data)
-        if own:
-            stream.close()
+        release()
 
 
 class RawReader:
@@ -273,14 +272,17 @@ def _int24(data: bytes, *, big: bool) -> np.ndarray:
     return wide >> 8
 
 
-def _reader(stream: BinaryIO) -> Callable[[int], bytes]:
-    """How to read what is there without waiting for more.
+def _reader(stream: BinaryIO, *, own: bool) -> tuple[Callable[[int], bytes], Callable[[], None]]:
+    """How to read what is there without waiting for more, and what to call afterwards.
 
     A descriptor is read past Python's buffer: a daemon thread that sleeps holding the buffer's lock makes the
-    interpreter abort at exit.
+    interpreter abort at exit. It is read through a copy: were it closed by its owner between two of our reads, the
+    next one would take bytes from whatever was opened under the same number since.
     """
     try:
-        descriptor = stream.fileno()
+        descriptor = os.dup(stream.fileno())
     except (OSError, AttributeError):
-        return getattr(stream, "read1", stream.read)
-    return lambda count: os.read(descriptor, count)
+        return getattr(stream, "read1", stream.read), (stream.close if own else lambda: None)
+    if own:
+        stream.close()
+    return (lambda count: os.read(descriptor, count)), (lambda: os.close(descriptor))
