@@ -72,8 +72,10 @@ def quantize(
     if any(out.resolve() == path.resolve() for data in checkpoint.weights.files for path in data.paths):
         raise GraphError(f"{out}: is also what is to be read; write to another name")
     pieces = [_convert(checkpoint, row, kind_for(out, row, kind)) for row in checkpoint.rows.values()]
-    put_beside(out, checkpoint.config, checkpoint.tekken)
+    check_folder(out, checkpoint.config)
     write_weights(out, pieces, checkpoint.config, progress)
+    tekken = checkpoint.tekken
+    put_beside(out, checkpoint.config, tekken.read_bytes() if tekken.is_file() else None)
     return out
 
 
@@ -109,23 +111,24 @@ def write_weights(
         write(path, pieces, metadata, _counted(progress, total))
 
 
-def put_beside(out: Path, config: Config, tekken: Path) -> None:
-    """Put params.json, and tekken.json where there is one, into the folder of `out`.
-
-    Raises
-    ------
-    GraphError   if the folder already has the params.json of another shape
-    """
+def check_folder(out: Path, config: Config) -> None:
+    """GraphError if the folder of `out` has the params.json of another model: one folder holds one."""
     params = out.parent / "params.json"
     if params.is_file() and load_config(params) != config:
         raise GraphError(f"{params}: is that of another model; write {out.name} into a folder of its own")
-    if not params.is_file():
-        with _complete_or_absent(params, 0) as path:
-            path.write_text(json.dumps(to_params(config), indent=2) + "\n", encoding="utf-8")
-    beside = out.parent / tekken.name
-    if tekken.is_file() and not beside.exists():
-        with _complete_or_absent(beside, tekken.stat().st_size) as path:
-            shutil.copyfile(tekken, path)
+
+
+def put_beside(out: Path, config: Config, tekken: bytes | None) -> None:
+    """Put params.json, and tekken.json if its content is given, into the folder of `out`; replace neither."""
+    contents = {
+        "params.json": json.dumps(to_params(config), indent=2).encode() + b"\n",
+        "tekken.json": tekken,
+    }
+    for name, content in contents.items():
+        beside = out.parent / name
+        if content is not None and not beside.exists():
+            with _complete_or_absent(beside, len(content)) as path:
+                path.write_bytes(content)
 
 
 def _convert(checkpoint: Checkpoint, row: Row, kind: str) -> Piece:

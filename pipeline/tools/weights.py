@@ -14,7 +14,15 @@ import numpy as np
 import graphs
 from kernels.quant import BLOCK_WEIGHTS, Q4_BLOCK, pack
 from pipeline.errors import GraphError
-from pipeline.tools.quantize import Piece, Progress, check_target, kind_for, put_beside, write_weights
+from pipeline.tools.quantize import (
+    Piece,
+    Progress,
+    check_folder,
+    check_target,
+    kind_for,
+    put_beside,
+    write_weights,
+)
 from stages.errors import StageError
 from stages.voxtral.config import OFFICIAL, Config, load_config
 from stages.voxtral.names import Row, open_checkpoint, tensor_table
@@ -124,12 +132,9 @@ def random_weights(like: str, out: str | Path, seed: int = 0, progress: Progress
     rows = list(tensor_table(config).values())
     seeded = zip(rows, np.random.SeedSequence(seed).spawn(len(rows)), strict=True)
     pieces = [_random_piece(row, kind_for(out, row, kind), own) for row, own in seeded]
-    put_beside(out, config, out.parent / "tekken.json")
+    check_folder(out, config)
     write_weights(out, pieces, config, progress)
-    if not (out.parent / "tekken.json").exists():
-        (out.parent / "tekken.json").write_text(
-            json.dumps(made_up_tekken(config.decoder.vocab)), encoding="utf-8"
-        )
+    put_beside(out, config, json.dumps(made_up_tekken(config.decoder.vocab)).encode())
     return out
 
 
