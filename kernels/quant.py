@@ -53,9 +53,9 @@ def nbytes(kind: str, shape: tuple[int, ...]) -> int:
 def pack(array: np.ndarray, kind: str) -> np.ndarray:
     """f32 [..., M] as stored bytes, uint8 [..., row_bytes(kind, M)].
 
-    Halves round to nearest even. A value that f16, or the f16 scale of its block, cannot carry (NaN,
-    infinite, beyond 65504 for f16, 524032 for q4_0, 8319008 for q8_0) is refused; bf16 and f32 carry
-    everything.
+    f16 and bf16 round to nearest even. What f16 cannot carry, as a value or as the scale of a block (its
+    largest magnitude / 8 for q4_0, / 127 for q8_0), is refused: NaN, infinity, anything that rounds beyond
+    65504. bf16 and f32 carry everything.
 
     Raises
     ------

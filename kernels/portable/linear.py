@@ -10,8 +10,8 @@ from kernels.tensor import QuantTensor
 
 TILE_WEIGHTS = 1 << 17  # half a MiB of f32: the product finds it still in an L2 cache
 
-# OpenBLAS has kernels for small products that skip its packing. Weights are handed over in pieces that fit them:
-# 2 to 4 times faster for 2 to 8 rows, and no slower where a BLAS has no such kernels.
+# OpenBLAS has kernels for small products that skip its packing. Weights reach it in pieces that suit them:
+# 2 to 4 times faster for 2 to 8 rows, and no slower where a BLAS has none.
 FEW_ROWS = 8
 FEW_OUTPUTS = 1024
 FEW_PRODUCTS = 1_000_000

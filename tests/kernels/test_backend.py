@@ -1,0 +1,29 @@
+"""Finding a backend."""
+
+from __future__ import annotations
+
+import pytest
+
+from kernels import BackendMissing, open_backend
+from kernels.backend import BACKENDS, Backend
+
+
+def test_auto_opens_something():
+    assert open_backend().name in BACKENDS
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_backend_has_every_verb_of_the_protocol(name):
+    try:
+        backend = open_backend(name)
+    except BackendMissing as reason:
+        pytest.skip(f"{name}: {reason}")
+    verbs = [verb for verb in vars(Backend) if not verb.startswith("_")]
+    assert len(verbs) >= 24
+    assert [verb for verb in verbs if not callable(getattr(backend, verb, None))] == []
+    assert backend.name == name
+
+
+def test_an_unknown_backend_is_refused_with_the_known_names():
+    with pytest.raises(BackendMissing, match=r"'tpu'.*portable"):
+        open_backend("tpu")

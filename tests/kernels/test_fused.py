@@ -1,0 +1,118 @@
+"""Composite ops: equal to the reference's basic ops in a row, and open to a backend's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kernels import fused, reference
+from kernels.portable.backend import Portable
+from tests.compare import assert_close, assert_same
+from tests.kernels.arrays import normal, read, weight, words
+
+RTOL_CHAIN = 1e-5  # a norm, a dot product and a rotation in f32 against float64
+ATOL_CHAIN = 5e-5
+B, T, C, H, K, D, N = 2, 3, 64, 4, 2, 16, 96
+EPS, THETA = 1e-5, 1e6
+
+
+def layer(ops, kind: str, biased: bool) -> tuple[fused.QkvWeights, dict[str, np.ndarray]]:
+    """Weights on the device, and the same as dense f32."""
+    dense = {"gain": normal(C, seed=3)}
+    held: dict[str, Any] = {"gain": ops.upload(dense["gain"])}
+    for name, rows in (("q", H * D), ("k", K * D), ("v", K * D)):
+        held[name], dense[name] = weight(ops, normal(rows, C, seed=ord(name)) / 8, kind)
+        if biased and name != "k":
+            dense[f"{name}_bias"] = normal(rows, seed=ord(name) + 1)
+            held[f"{name}_bias"] = ops.upload(dense[f"{name}_bias"])
+    return fused.QkvWeights(**held), dense
+
+
+def qkv(ops, call, w: fused.QkvWeights, x: np.ndarray, active: np.ndarray) -> list[np.ndarray]:
+    """q, and the ring's three arrays, after two steps of `call`."""
+    ring, q = ops.ring(B, K, 8, D), ops.zeros((B, T, H, D))
+    h, k, v = ops.zeros((B, T, C)), ops.zeros((B, T, K, D)), ops.zeros((B, T, K, D))
+    for step_active in (words(1, 1), active):
+        call(ops, q, ring, ops.upload(x), w, ops.upload(step_active), eps=EPS, theta=THETA, h=h, k=k, v=v)
+    return [read(ops, part) for part in (q, ring.k, ring.v, ring.count)]
+
+
+@pytest.mark.parametrize("kind", ["f32", "q4_0"])
+@pytest.mark.parametrize("biased", [False, True])
+def test_norm_qkv_rope_append(ops, kind, biased):
+    w, dense = layer(ops, kind, biased)
+    x, active = normal(B, T, C), words(0, 1)
+    got = qkv(ops, fused.norm_qkv_rope_append, w, x, active)
+    ring_k, ring_v, count = np.zeros((B, K, 8, D)), np.zeros((B, K, 8, D)), words(0, 0)
+    h = reference.rms_norm(x, dense["gain"], EPS)
+    for step_active in (words(1, 1), active):
+        q, k, v = (
+            reference.linear(h, dense[name], dense.get(f"{name}_bias")).reshape(B, T, -1, D) for name in "qkv"
+        )
+        q, k = reference.rope(q, count, THETA), reference.rope(k, count, THETA)
+        ring_k, ring_v, count = reference.append(ring_k, ring_v, count, k, v, step_active)
+    for name, actual, expected in zip(["q", "k", "v", "count"], got, (q, ring_k, ring_v, count), strict=True):
+        assert_close(actual, expected, rtol=RTOL_CHAIN, atol=ATOL_CHAIN, what=f"{name} {kind}")
+
+
+def test_norm_qkv_rope_append_leaves_an_idle_lane_bit_for_bit(ops):
+    w, _ = layer(ops, "f32", True)
+    once = qkv(ops, fused.norm_qkv_rope_append, w, normal(B, T, C), words(0, 0))
+    twice = qkv(ops, fused.norm_qkv_rope_append, w, normal(B, T, C), words(0, 1))
+    for name, before, after in zip(("k", "v", "count"), once[1:], twice[1:], strict=True):
+        assert_same(after[0], before[0], what=f"idle lane of ring.{name}")
+
+
+@pytest.mark.parametrize("kind", ["f32", "q4_0"])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_gate_up_silu(ops, kind, scaled):
+    x, gain = normal(B, T, C), normal(C, seed=1)
+    scale = normal(C, seed=2) if scaled else None
+    gate, dense_gate = weight(ops, normal(N, C, seed=3) / 8, kind)
+    up, dense_up = weight(ops, normal(N, C, seed=4) / 8, kind)
+    w = fused.GateUpWeights(ops.upload(gain), gate, up, None if scale is None else ops.upload(scale))
+    out, h = ops.zeros((B, T, N)), ops.zeros((B, T, C))
+    fused.gate_up_silu(ops, out, ops.upload(x), w, eps=EPS, h=h, up=ops.zeros((B, T, N)))
+    normed = reference.rms_norm(x, gain, EPS, scale)
+    expected = reference.silu_mul(
+        reference.linear(normed, dense_gate), reference.linear(normed, dense_up)
+    )
+    assert_close(read(ops, out), expected, rtol=RTOL_CHAIN, atol=ATOL_CHAIN, what=f"gate_up_silu {kind}")
+
+
+@pytest.mark.parametrize("kind", ["f32", "q4_0"])
+@pytest.mark.parametrize("biased", [False, True])
+def test_linear_residual(ops, kind, biased):
+    x, h, bias = normal(B, T, N), normal(B, T, C, seed=1), normal(N, seed=2) if biased else None
+    w, dense = weight(ops, normal(N, C, seed=3) / 8, kind)
+    held = ops.upload(x)
+    device_bias = None if bias is None else ops.upload(bias)
+    fused.linear_residual(ops, held, ops.upload(h), w, device_bias, y=ops.zeros((B, T, N)))
+    expected = x + reference.linear(h, dense, bias)
+    assert_close(read(ops, held), expected, rtol=RTOL_CHAIN, atol=ATOL_CHAIN, what=f"residual {kind}")
+
+
+def test_fused_forms_equal_their_spelling(ops):
+    w, _ = layer(ops, "q4_0", True)
+    x, active = normal(B, T, C), words(1, 0)
+    spelled = qkv(ops, fused.norm_qkv_rope_append.__wrapped__, w, x, active)
+    for name, actual, expected in zip(
+        ["q", "k", "v", "count"], qkv(ops, fused.norm_qkv_rope_append, w, x, active), spelled, strict=True
+    ):
+        assert_close(actual, expected, rtol=RTOL_CHAIN, atol=ATOL_CHAIN, what=name)
+
+
+def test_a_backend_overrides_a_fused_op_by_name():
+    class Fused(Portable):
+        def linear_residual(self, x, h, w, bias=None, *, y):
+            np.add(x, h @ w.T, out=x)
+            self.scratch = y
+
+    ops, x = Fused(), normal(1, 2, 3)
+    h, w, y = normal(1, 2, 4), normal(3, 4), normal(1, 2, 3, seed=1)
+    expected = x + reference.linear(h, w)
+    fused.linear_residual(ops, x, h, w, y=y)
+    assert ops.scratch is y
+    assert_close(x, expected, rtol=RTOL_CHAIN, atol=ATOL_CHAIN, what="own linear_residual")

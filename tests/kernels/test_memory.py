@@ -1,0 +1,81 @@
+"""Memory verbs and replay, of every backend."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kernels import KernelError, ShapeError, quant, reference
+from tests.compare import assert_close, assert_same
+from tests.kernels.arrays import ATOL_DOT, KINDS, RTOL_POINT, normal, read, weight, words
+
+
+def test_memory_verbs(ops):
+    assert_same(read(ops, ops.zeros((2, 3))), np.zeros((2, 3), np.float32), what="zeros f32")
+    assert_same(read(ops, ops.zeros((2,), "i32")), words(0, 0), what="zeros i32")
+    assert_same(read(ops, ops.zeros((2,), "f16")), np.zeros(2, np.float16), what="zeros f16")
+    held = ops.upload(normal(3, 4))
+    assert ops.upload(normal(3, 4, seed=1), out=held) is held
+    ops.clear(held, 1)
+    expected = normal(3, 4, seed=1)
+    expected[1] = 0
+    assert_same(read(ops, held), expected, what="upload into, then clear lane 1")
+    with pytest.raises(KernelError, match="f64"):
+        ops.zeros((1,), "f64")
+    with pytest.raises(KernelError, match="float64"):
+        ops.upload(np.zeros(3))
+    with pytest.raises(ShapeError, match="upload"):
+        ops.upload(normal(4, 3), out=held)
+
+
+def test_upload_copies(ops):
+    array = normal(4)
+    held = ops.upload(array)
+    array[:] = 0
+    assert_same(read(ops, held), normal(4), what="uploaded")
+
+
+def test_fetch_is_taken_as_of_now(ops):
+    held = ops.upload(normal(4))
+    pending = ops.fetch(held)
+    ops.add(held, held, held)
+    assert_same(pending.wait(), normal(4), what="fetched")
+    assert pending.ready()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adopt_refuses_the_wrong_number_of_bytes(ops, kind):
+    raw = quant.pack(normal(3, 64), kind).reshape(-1)
+    for wrong in (raw[:-1], np.concatenate([raw, raw[:1]]), raw[:0]):
+        with pytest.raises(ShapeError, match="bytes"):
+            ops.adopt(wrong, kind, (3, 64))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adopt_takes_bytes_at_any_address(ops, kind):
+    dense = normal(3, 64)
+    packed = quant.pack(dense, kind).reshape(-1)
+    for offset in range(4):
+        raw = np.zeros(len(packed) + offset, np.uint8)[offset:]
+        raw[:] = packed
+        out = ops.zeros((1, 3))
+        ops.linear(out, ops.upload(normal(1, 64)), ops.adopt(raw, kind, (3, 64)))
+        expected = reference.linear(normal(1, 64), quant.unpack(packed, kind, (3, 64)))
+        assert_close(read(ops, out), expected, rtol=RTOL_POINT, atol=ATOL_DOT, what=f"offset {offset}")
+
+
+@pytest.mark.parametrize("kind", ["f32", "f16", "bf16"])
+def test_gains_and_convolutions_are_adopted_as_f32(ops, kind):
+    for dense in (normal(48), normal(5, 3, 3)):
+        gain, expected = weight(ops, dense, kind)
+        assert_same(read(ops, gain), expected, what=f"{kind} {dense.shape}")
+
+
+def test_capture_runs_nothing_until_it_is_replayed(ops):
+    total, one = ops.zeros((4,)), ops.upload(np.ones(4, np.float32))
+    replay = ops.capture(lambda: ops.add(total, total, one))
+    before = read(ops, total)
+    replay()
+    replay()
+    assert_same(before, np.zeros(4, np.float32), what="before")
+    assert_same(read(ops, total), np.full(4, 2, np.float32), what="after two replays")
