@@ -1,13 +1,270 @@
-"""`doctor`: what works on this machine, what is missing, and the cure."""
+"""`doctor`: what works on this machine, what is missing, and the cure. It never fails."""
 
 from __future__ import annotations
 
+import locale
+import platform
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import import_module, metadata
 from pathlib import Path
+from typing import Any
 
 import graphs
+from kernels import BackendMissing, open_backend
+from kernels.backend import BACKENDS
+from pipeline.ends import file as audio_files
+from pipeline.ends.mic import list_devices
+from pipeline.errors import GraphError, SourceError
+from pipeline.graph import load_graph
+from pipeline.tools import machine
+from pipeline.tools.vocabulary import vocabulary
+from stages import StageError
+from stages.voxtral.config import Config
+from stages.voxtral.names import open_checkpoint
+
+DISTRIBUTION = "headrace"
+PACKAGES = ("pipeline", "stages", "kernels", "graphs")
+EXTRAS = {"mic": "to hear a microphone", "evaluate": "to measure error rates"}
+REINSTALL = f"pip install --force-reinstall {DISTRIBUTION}"
+OWN_ENVIRONMENT = f"a virtual environment of its own for {DISTRIBUTION} keeps them apart"
+SMALLER = "use Q4_0 weights or --set decoder.context=2048, or close other programs"
+CONTAINERS = ("WAV", "FLAC", "OGG", "MP3", "AIFF")  # what recordings usually come in
+OK, NOTE, WARNING, MISSING = "ok", "note", "warning", "missing"
+WIDTH, INDENT = 110, " " * 8
+MARKS = {OK: "ok", NOTE: "--", WARNING: "!!", MISSING: "no"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at.
+
+    status : ok, note (good to know), warning, or missing
+    cure : what to do about it, empty where nothing need be done
+    """
+
+    section: str
+    name: str
+    status: str
+    detail: str
+    cure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that was found, in order."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Nothing that `run file` needs is missing."""
+        return not any(f.status == MISSING for f in self.findings)
+
+    def text(self) -> str:
+        """For people: a paragraph per section; each cure stands below its trouble."""
+        lines: list[str] = []
+        for section in dict.fromkeys(f.section for f in self.findings):
+            lines += ["", section]
+            for f in self.findings:
+                if f.section == section:
+                    lines += _wrapped(f"{f.name}: {f.detail}", f"  {MARKS[f.status]}  ")
+                    lines += [line for cure in f.cure.splitlines() for line in _wrapped(cure, INDENT)]
+        verdict = "all that is needed is here" if self.healthy else "something is missing: the lines marked no"
+        return "\n".join([*lines[1:], "", verdict])
+
+    def as_json(self) -> dict[str, Any]:
+        return {"healthy": self.healthy, "findings": [asdict(f) for f in self.findings]}
+
+
+def examine() -> Report:
+    """Look at everything; what cannot even be looked at is reported too."""
+    return Report(tuple(f for section, look in SECTIONS.items() for f in _looked(section, look)))
+
+
+def _wrapped(text: str, margin: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=margin, subsequent_indent=INDENT, break_on_hyphens=False)
 
 
 def built_in(weights: str | Path) -> bool:
     """Whether `weights` is the model that ships inside the package `graphs`."""
-    models = Path(graphs.__file__).resolve().parent / "models"
-    return Path(weights).resolve().is_relative_to(models)
+    return Path(weights).resolve().is_relative_to(_models().resolve())
+
+
+def _models() -> Path:
+    return Path(graphs.__file__).parent / "models"
+
+
+Row = tuple[str, str, str, str]  # name, status, detail, cure
+
+
+def _looked(section: str, look: Callable[[], Iterable[Row]]) -> Iterator[Finding]:
+    try:
+        yield from (Finding(section, *row) for row in look())
+    except Exception as error:  # a doctor that falls ill helps nobody
+        yield Finding(section, "examination", WARNING, f"stopped by {type(error).__name__}: {error}")
+
+
+def _python() -> Iterator[Row]:
+    about = machine.describe_machine()
+    yield "python", OK, f"{about['python']} at {sys.executable}", ""
+    yield "machine", OK, f"{about['cpu']}, {about['cores']} cores, {about['system']}", ""
+    threads, said = about["threads"]
+    yield "numpy", OK, f"{about['numpy']} with {about['blas']}, {threads} threads ({said})", ""
+
+
+def _places() -> Iterator[Row]:
+    """Our package names are common words; another package of that name may stand in front."""
+    home = Path(__file__).resolve().parents[2]
+    owners = metadata.packages_distributions()
+    for name in PACKAGES:
+        place = Path(import_module(name).__file__ or "").resolve().parent
+        others = sorted(set(owners.get(name, ())) - {DISTRIBUTION})
+        if place.parent != home:
+            cure = f"another package called {name!r} stands in front; {OWN_ENVIRONMENT}"
+            yield name, WARNING, f"{place}, but this program is in {home}", cure
+        elif others:
+            cure = f"pip uninstall {' '.join(others)}; {OWN_ENVIRONMENT}"
+            yield name, WARNING, f"{place}; {', '.join(others)} also installs a package called {name!r}", cure
+        else:
+            yield name, OK, str(place), ""
+
+
+def _packages() -> Iterator[Row]:
+    try:
+        version, needs = metadata.version(DISTRIBUTION), metadata.requires(DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        yield DISTRIBUTION, WARNING, "runs from a folder, not installed", "pip install -e . in that folder"
+        return
+    yield DISTRIBUTION, OK, version, ""
+    for need in needs:
+        extra = re.search(r"extra == ['\"](\w+)", need)
+        if extra is None or extra[1] in EXTRAS:
+            yield _package(need, extra[1] if extra else None)
+
+
+def _package(need: str, extra: str | None) -> Row:
+    """One line of our requirements, such as `jiwer>=4; extra == "evaluate"`."""
+    wanted = re.match(r"([\w.-]+)(?:\[.*?\])?\s*(?:>=\s*([\d.]+))?", need)
+    assert wanted is not None, f"a requirement opens with a name, this one is {need!r}"
+    name, least = wanted[1], wanted[2]
+    status, purpose = (NOTE, f", needed {EXTRAS[extra]}") if extra else (MISSING, "")
+    cure = f"pip install '{DISTRIBUTION}[{extra}]'" if extra else f"pip install '{name}>={least or 0}'"
+    try:
+        found = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return name, status, f"not installed{purpose}", cure
+    if least and _numbers(found) < _numbers(least):
+        return name, status, f"{found}, but at least {least} is wanted{purpose}", cure
+    return name, OK, found, ""
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in re.findall(r"\d+", version)[:3])
+
+
+def _backends() -> Iterator[Row]:
+    chosen = ""
+    for name in reversed(BACKENDS):
+        try:
+            open_backend(name)
+        except BackendMissing as reason:
+            yield name, NOTE, f"passed over: {str(reason).removeprefix(f'{name}: ')}", ""
+            continue
+        chosen = chosen or name
+        taken = "it" if chosen == name else f"{chosen} instead"
+        yield name, OK, f"opens; auto takes {taken}", ""
+    if not chosen:
+        yield "auto", MISSING, "no backend opens", REINSTALL
+
+
+def _weights() -> Iterator[Row]:
+    """The model that graphs use now, then the one that ships if that is another."""
+    try:
+        graph = load_graph("file")
+    except GraphError as error:
+        yield "graph file", MISSING, str(error), REINSTALL
+        return
+    chosen = Path(graph.weights or "")
+    yield from _model(chosen, "built in" if built_in(chosen) else "named by VOXTRAL", MISSING)
+    if not built_in(chosen):
+        for folder in sorted(path.parent for path in _models().glob("*/params.json")):
+            yield from _model(folder, "built in, used where VOXTRAL and --weights are unset", NOTE)
+
+
+def _model(path: Path, why: str, status: str) -> Iterator[Row]:
+    try:
+        checkpoint = open_checkpoint(path)
+    except StageError as error:
+        cure = REINSTALL if built_in(path) else "unset VOXTRAL to use the built-in model"
+        yield path.name, status, f"{error} ({why})", cure
+        return
+    entries = checkpoint.weights.entries.values()
+    kinds = ", ".join(sorted({entry.kind for entry in entries}))
+    stored = sum(entry.nbytes for entry in entries)
+    yield path.name, OK, f"{path} ({why}), {machine.size(stored)} of {kinds}", ""
+    words = vocabulary(checkpoint.tekken)
+    yield "knows", OK if words.open else NOTE, words.summary, words.limits
+    need, room = stored + ring_bytes(checkpoint.config), machine.memory_available()
+    said = f"{machine.size(need)} for weights and one lane's window"
+    if room is None:
+        yield "memory", NOTE, f"{said}; this system does not say what is free", ""
+    elif need > room:
+        yield "memory", WARNING, f"{said}, {machine.size(room)} are free", SMALLER
+    else:
+        yield "memory", OK, f"{said}, {machine.size(room)} are free", ""
+
+
+def ring_bytes(config: Config) -> int:
+    """Keys and values of one lane with full windows, in f32."""
+    towers = (config.encoder, config.decoder)
+    return sum(2 * 4 * t.layers * t.kv_heads * t.head_dim * t.window for t in towers)
+
+
+def _audio() -> Iterator[Row]:
+    library = audio_files.soundfile
+    formats = library.available_formats()
+    known = [name for name in CONTAINERS if name in formats]
+    more = f"{', '.join(known)} and {len(formats) - len(known)} more formats"
+    versions = f"{library.__version__} with libsndfile {library.__libsndfile_version__}"
+    yield "soundfile", OK, f"{versions}: {more}", ""
+    for name in CONTAINERS:
+        if name not in formats:
+            yield name, WARNING, "this libsndfile cannot read it", "pip install --upgrade soundfile"
+    try:
+        devices = list_devices().splitlines()
+    except SourceError as error:
+        said, _, cure = str(error).removeprefix("microphone: ").partition("; ")
+        yield "microphones", NOTE, said, cure
+        return
+    listed = [line for line in devices if re.match(r"[* ] *\d", line)]
+    for line in listed:
+        yield "microphone", OK, line.strip(), ""
+    if not listed:
+        yield "microphones", NOTE, "; ".join(devices), "plug one in, or start its sound server"
+
+
+def _terminal() -> Iterator[Row]:
+    for name, stream in (("standard output", sys.stdout), ("standard error", sys.stderr)):
+        encoding = getattr(stream, "encoding", None) or "unknown"
+        where = "a terminal" if stream is not None and stream.isatty() else "not a terminal"
+        if encoding.lower().replace("-", "").startswith("utf"):
+            yield name, OK, f"{encoding}, {where}", ""
+        else:
+            lost = "letters it does not have become question marks"
+            yield name, WARNING, f"{encoding}, {where}: {lost}", "set PYTHONUTF8=1"
+    yield "locale", OK, f"{locale.getpreferredencoding(False)}, {platform.system()}", ""
+
+
+SECTIONS: dict[str, Callable[[], Iterable[Row]]] = {
+    "python": _python,
+    "where packages come from": _places,
+    "packages": _packages,
+    "backends": _backends,
+    "models": _weights,
+    "audio": _audio,
+    "terminal": _terminal,
+}
