@@ -115,8 +115,9 @@ class Segment:
         return out
 
     def _levels_db(self, samples: np.ndarray) -> np.ndarray:
-        """Mean power of every whole block, [blocks]; full scale is 0."""
-        blocks = samples[: len(samples) // self.block * self.block].reshape(-1, self.block).astype(np.float64)
+        """Mean power of whole blocks, [blocks]; full scale is 0, samples that are not finite are silent."""
+        whole = samples[: len(samples) // self.block * self.block]
+        blocks = np.where(np.isfinite(whole), whole, 0.0).reshape(-1, self.block).astype(np.float64)
         return 10 * np.log10(np.mean(blocks**2, axis=1) + 1e-12)
 
     def _decide(self, lane: SegmentLane, level_db: float) -> bool:

@@ -19,7 +19,7 @@ from tests.strategies import speech
 GOLDEN = Path(__file__).parents[1] / "golden" / "mel.npz"
 ATOL_PUBLISHED = 1.5e-6  # float64 here, float32 there, in bins that no far louder one masks
 ATOL_ORACLE = 1e-5  # the same in any bin, where the quietest is not 60 dB below the loudest
-ATOL_MASKED = 3e-5  # beside a loud hum the official float32 is 2.4e-5 from its own float64: its FFT's rounding
+ATOL_MASKED = 3e-5  # beside a loud hum the official float32 is 2.4e-5 from its own float64
 SILENCE = -0.625  # (-6.5 + 4) / 4
 SECOND = np.arange(16_000)
 
