@@ -74,8 +74,8 @@ def quantize(
     pieces = [_convert(checkpoint, row, kind_for(out, row, kind)) for row in checkpoint.rows.values()]
     check_folder(out, checkpoint.config)
     write_weights(out, pieces, checkpoint.config, progress)
-    tekken = checkpoint.tekken
-    put_beside(out, checkpoint.config, tekken.read_bytes() if tekken.is_file() else None)
+    beside = (checkpoint.tekken.with_name(name) for name in ("params.json", "tekken.json"))
+    put_beside(out, checkpoint.config, {path.name: path.read_bytes() for path in beside if path.is_file()})
     return out
 
 
@@ -118,15 +118,12 @@ def check_folder(out: Path, config: Config) -> None:
         raise GraphError(f"{params}: is that of another model; write {out.name} into a folder of its own")
 
 
-def put_beside(out: Path, config: Config, tekken: bytes | None) -> None:
-    """Put params.json, and tekken.json if its content is given, into the folder of `out`; replace neither."""
-    contents = {
-        "params.json": json.dumps(to_params(config), indent=2).encode() + b"\n",
-        "tekken.json": tekken,
-    }
-    for name, content in contents.items():
+def put_beside(out: Path, config: Config, files: Mapping[str, bytes]) -> None:
+    """Put `files`, and a params.json if none is among them, into the folder of `out`; replace nothing."""
+    params = json.dumps(to_params(config), indent=2).encode() + b"\n"
+    for name, content in {"params.json": params, **files}.items():
         beside = out.parent / name
-        if content is not None and not beside.exists():
+        if not beside.exists():
             with _complete_or_absent(beside, len(content)) as path:
                 path.write_bytes(content)
 

@@ -134,7 +134,8 @@ def random_weights(like: str, out: str | Path, seed: int = 0, progress: Progress
     pieces = [_random_piece(row, kind_for(out, row, kind), own) for row, own in seeded]
     check_folder(out, config)
     write_weights(out, pieces, config, progress)
-    put_beside(out, config, json.dumps(made_up_tekken(config.decoder.vocab)).encode())
+    tekken = json.dumps(made_up_tekken(config.decoder.vocab)).encode()
+    put_beside(out, config, {"tekken.json": tekken})
     return out
 
 

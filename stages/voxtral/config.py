@@ -188,8 +188,10 @@ def config_of(weights: Weights) -> Config:
     largest = max(weights.entries.values(), key=lambda entry: entry.nbytes, default=None)
     if largest is not None and largest.shape == (OFFICIAL.decoder.vocab, OFFICIAL.decoder.dim):
         return OFFICIAL
+    said = weights.metadata.get("general.architecture", "unknown")
     raise ConfigError(
-        f"{weights.source}: expected params.json or config.json beside it, found neither; copy it there"
+        f"{weights.source}: expected params.json or config.json beside it, found neither; copy it there, or "
+        f"is this another model's (architecture {str(said)[:40]!r})?"
     )
 
 

@@ -107,7 +107,8 @@ def test_configuration_and_vocabulary_are_put_beside_the_output(tmp_path: Path, 
     quantize(tmp_path / "in", tmp_path / "out" / "x.gguf")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["params.json", "tekken.json", "x.gguf"]
     assert load_config(tmp_path / "out" / "params.json") == TINY
-    assert (tmp_path / "out" / "tekken.json").read_bytes() == (tmp_path / "in" / "tekken.json").read_bytes()
+    for name in {"params.json", "tekken.json"} & {p.name for p in (tmp_path / "in").iterdir()}:
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "in" / name).read_bytes()
 
 
 def test_the_output_may_stand_beside_the_source(tmp_path: Path) -> None:
