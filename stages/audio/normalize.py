@@ -44,7 +44,7 @@ class Normalize:
     upstream : the port of the stage before, pcm of any rate
     peak : the level to bring the loudest sample to, above 0 and at most 1
     limit_db : the most that is ever added
-    gate_db : blocks whose peak is below this (relative to full scale) are silence
+    gate_db : blocks whose peak is below this (relative to full scale) are silence; rooms lie near -50
     scope : running, as above; whole, one gain from the loudest sample of all; off
     block_ms : how often the running gain is decided
 
@@ -57,7 +57,7 @@ class Normalize:
     quantum = 1
 
     def __init__(
-        self, upstream: Port, *, peak: float = 0.95, limit_db: float = 30.0, gate_db: float = -60.0,
+        self, upstream: Port, *, peak: float = 0.95, limit_db: float = 30.0, gate_db: float = -40.0,
         scope: str = "running", block_ms: float = 80.0,
     ):  # fmt: skip
         self.takes = self.gives = plug("normalize", upstream, "pcm")
