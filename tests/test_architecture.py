@@ -9,6 +9,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from itertools import chain
@@ -24,15 +25,17 @@ PACKAGES = ("kernels", "stages", "pipeline", "graphs")
 
 DOORS = {  # library -> the only files of the packages that may import it; numpy may be imported anywhere
     "gguf": {"pipeline/tools/quantize.py"},
-    "jiwer": {"pipeline/tools/evaluate.py"},
+    "jiwer": {"pipeline/tools/score.py"},
     "reactivex": {"pipeline/operators.py"},
     "rich": {"pipeline/ends/terminal.py", "pipeline/progress.py"},
     "sounddevice": {"pipeline/ends/mic.py"},
     "soundfile": {"pipeline/ends/file.py"},
     "soxr": {"stages/audio/resample.py"},
-    "whisper_normalizer": {"pipeline/tools/evaluate.py"},
+    "threadpoolctl": {"pipeline/tools/machine.py"},
+    "whisper_normalizer": {"pipeline/tools/score.py"},
     "yaml": {"pipeline/tree.py"},
 }
+NOT_DECLARED = {"threadpoolctl"}  # used where it happens to be installed
 EXAMPLES = {"numpy", "reactivex"}  # what an example may ask for; those in examples/train ask for more
 NOT_A_STAGES_BUSINESS = {"asyncio", "multiprocessing", "random", "socket", "subprocess", "threading", "time"}
 OPS = {  # what each of a backend's seven files defines, in this order
@@ -153,6 +156,15 @@ def test_every_library_comes_in_by_its_own_door() -> None:
 def test_every_door_is_in_use() -> None:
     used = {(library, name(path)) for path in sources(*PACKAGES) for library, _ in libraries(path)}
     assert not {(library, door) for library, doors in DOORS.items() for door in doors} - used
+
+
+def test_declared_dependencies_are_those_with_a_door() -> None:
+    """A package that nothing imports is not required, and one that is imported is; `dev` is for tests and tools."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *chain.from_iterable(extras[e] for e in extras if e != "dev")]
+    declared = {re.split(r"[^\w-]", want)[0].lower().replace("-", "_") for want in wanted}
+    assert declared == {"pyyaml" if door == "yaml" else door for door in DOORS} - NOT_DECLARED | {"numpy"}
 
 
 def test_examples_ask_for_nothing_heavy() -> None:
