@@ -70,9 +70,11 @@ def find(kind: str, name: str, *, allow_import: bool = False) -> type[Any]:
     GraphError   if there is none; if it is a `module:Class` and `allow_import` is false (nothing is imported
                  then); if it cannot be imported, or has not the methods of a stage
     """
+    if name in KINDS[kind]:
+        return _load(kind, name, KINDS[kind][name], ours=True)
     known = names(kind)
     if name in known:
-        return _load(kind, name, known[name], ours=name in KINDS[kind])
+        return _load(kind, name, known[name], ours=False)
     if kind == "stage" and ":" in name:
         if not allow_import:
             raise GraphError(
@@ -109,7 +111,7 @@ def _load(kind: str, name: str, place: str, *, ours: bool) -> type[Any]:
     module, _, attribute = place.partition(":")
     try:
         found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as fault:
+    except (ImportError, AttributeError, ValueError, TypeError) as fault:
         raise GraphError(f"{kind} {quoted(name)} cannot be imported from {place!r}: {fault}") from fault
     except Exception as fault:  # somebody else's module may raise anything while it loads
         if ours:

@@ -28,13 +28,22 @@ class Mark:
 class Complaints:
     """A list that grows while a graph is read and is raised once, at the end."""
 
-    lines: list[str] = field(default_factory=list)
+    noted: list[tuple[Mark, str]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.noted)
+
+    @property
+    def lines(self) -> list[str]:
+        """What was noted, file by file, from the top down."""
+        files = list(dict.fromkeys(mark.file for mark, _ in self.noted))
+        ranked = sorted(self.noted, key=lambda one: (files.index(one[0].file), one[0].line, one[0].column))
+        return [f"{mark}: {message}" for mark, message in ranked]
 
     def add(self, mark: Mark, message: str) -> None:
         """Note `message` at `mark`; the same fault met twice (a file used twice) counts once."""
-        line = f"{mark}: {message}"
-        if line not in self.lines and len(self.lines) < MOST_COMPLAINTS:
-            self.lines.append(line)
+        if (mark, message) not in self.noted and len(self.noted) < MOST_COMPLAINTS:
+            self.noted.append((mark, message))
 
     def settle(self) -> None:
         """Raise all that was noted.
@@ -43,14 +52,14 @@ class Complaints:
         ------
         GraphError   if anything was
         """
-        if self.lines:
+        if self.noted:
             raise GraphError(*self.lines)
 
 
 def hint(name: str, known: Iterable[str], label: str = "known") -> str:
     """The cure for a misspelt `name`: the nearest of `known`, or else all of them."""
     names = sorted(known)
-    near = get_close_matches(name, names, n=1, cutoff=0.6)
+    near = [other for other in names if other.lower() == name.lower()] or get_close_matches(name, names, n=1)
     if near:
         return f"; did you mean {near[0]!r}?"
     return f"; {label}: {', '.join(names)}" if names else ""

@@ -27,10 +27,11 @@ from typing import Any
 from pipeline import overrides
 from pipeline.catalog import find
 from pipeline.complaints import Complaints, Mark, hint, quoted
+from pipeline.drafts import Draft
 from pipeline.errors import GraphError
 from pipeline.options import Option, convert, options_of
 from pipeline.params import Param, resolve
-from pipeline.parts import Draft, Part, Reader, graphs_folder, installed
+from pipeline.parts import Part, Reader, graphs_folder, installed
 from pipeline.tree import Leaf, Tree, loose
 
 MOST_LANES = 4096
@@ -179,7 +180,7 @@ def _graph(
     for given in params or {}:
         if given not in part.params and given in known:
             overrides.set_word(given, loose((params or {})[given], _option_mark(given)), part, complaints)
-        elif given not in known and (part.nodes or not complaints.lines):
+        elif given not in known and (part.nodes or not complaints):
             cure = hint(given, known, "it has")
             complaints.add(_option_mark(given), f"this graph has no such parameter{cure}")
     overrides.apply(sets, part, complaints)

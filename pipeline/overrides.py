@@ -19,7 +19,8 @@ from collections.abc import Sequence
 
 from pipeline.catalog import SINKS, SOURCES
 from pipeline.complaints import Complaints, Mark, hint, quoted
-from pipeline.parts import Draft, Part
+from pipeline.drafts import Draft
+from pipeline.parts import Part
 from pipeline.tree import Leaf, Table, loose
 
 WORDS = ("weights", "backend", "source", "sink")

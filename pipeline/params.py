@@ -144,10 +144,14 @@ class Scope:
 
 
 def resolve(leaf: Leaf, folder: Path | None) -> Leaf:
-    """A relative path that is not here but stands beside the graph file, as a path to there; else itself."""
-    if folder is None or not leaf.text or Path(leaf.text).is_absolute() or exists(leaf.text):
+    """A relative path that is not here but stands beside the graph file, as a path to there; else itself.
+
+    A path from outside the file (the command line) is always taken from here.
+    """
+    outside = not leaf.mark.line or folder is None
+    if outside or not leaf.text or Path(leaf.text).is_absolute() or exists(leaf.text):
         return leaf
-    beside = str(folder / leaf.text)
+    beside = str(Path(folder or "") / leaf.text)
     return Leaf(beside, beside, leaf.mark, leaf.loose) if exists(beside) else leaf
 
 

@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from pipeline.complaints import Complaints, Mark, hint, quoted
+from pipeline.drafts import Draft, named, read_draft
 from pipeline.params import Param, Scope, exists, resolve
 from pipeline.tree import MOST_BYTES, Leaf, Row, Table, Tree, describe, read_tree
 
@@ -19,24 +20,6 @@ RESERVED = frozenset({*KEYS, "lane", "node", "graph"})  # not for `as:`; --set r
 MOST_FILES = 64  # one file that uses two, each of which uses two, would otherwise grow without bound
 
 Given = Mapping[str, Leaf]  # values of params from outside
-
-
-@dataclass(slots=True)
-class Draft:
-    """A node or an end as written: `stage` is its catalog name, `options` its keys and values."""
-
-    stage: Leaf
-    options: dict[str, tuple[Leaf, Tree]]
-    alias: Leaf | None
-    origin: Leaf | None
-    folder: Path | None
-    name: str = ""
-    upstream: str = ""
-    weights: Leaf | None = None
-
-    @property
-    def mark(self) -> Mark:
-        return self.stage.mark
 
 
 @dataclass(slots=True)
@@ -63,11 +46,11 @@ class Reader:
 
     def read(self, text: str, file: str, folder: Path | None, given: Given, within: list[Path]) -> Part:
         """The part that `text` describes; `within` are the files being read around it."""
-        before = len(self.complaints.lines)
+        before = len(self.complaints)
         tree = read_tree(text, file, self.complaints)
         if isinstance(tree, Table):
             return _Assembly(self, tree, folder, given, within).part
-        if len(self.complaints.lines) == before:
+        if len(self.complaints) == before:
             found = describe(tree) if tree else "nothing"
             self.complaints.add(Mark(file, 1, 1), f"expected a mapping such as chain: [...], found {found}")
         return Part()
@@ -138,7 +121,7 @@ class _Assembly:
         found: list[tuple[Part, str]] = []
         taken: set[str] = set()
         for entry in entries:
-            pair = self._named(entry, "use", "a file name, or {file name: {param: value}}")
+            pair = named(entry, "use", "a file name, or {file name: {param: value}}", self.complaints)
             if pair is None:
                 continue
             leaf, options = pair
@@ -202,7 +185,7 @@ class _Assembly:
         tails = self.part.tails
         above = tails[0] if len(tails) == 1 else "source" if not self.part.nodes else ""
         for item in rows.items:
-            draft = self._draft(item, "stage")
+            draft = read_draft(item, "stage", self.folder, self.complaints)
             if draft is None:
                 continue
             draft.name = self._name(draft, [node.name for node in self.part.nodes], "node")
@@ -237,7 +220,7 @@ class _Assembly:
             self.complaints.add(lanes.mark, f"lanes is {{count: 4, wait: 20ms}}, found {describe(lanes)}")
 
     def _ends(self, body: Mapping[str, Tree]) -> None:
-        if "source" in body and (draft := self._draft(body["source"], "source")):
+        if "source" in body and (draft := read_draft(body["source"], "source", self.folder, self.complaints)):
             for leaf in (draft.alias, draft.origin):
                 if leaf:
                     self.complaints.add(leaf.mark, "a source has no from: and no as:; all comes from it")
@@ -249,7 +232,7 @@ class _Assembly:
         elif "sink" in body or "sinks" in body:
             self.part.sinks = []
             for item in _items(body.get("sinks") or body["sink"]):
-                if draft := self._draft(item, "sink"):
+                if draft := read_draft(item, "sink", self.folder, self.complaints):
                     draft.name = self._name(draft, [sink.name for sink in self.part.sinks], "sink")
                     tails = self.part.tails
                     above = tails[-1] if self._single(draft, tails) else "source"
@@ -260,39 +243,6 @@ class _Assembly:
         if len(tails) > 1 and draft.origin is None:
             self.complaints.add(draft.mark, f"rows end at {', '.join(tails)}; say which with from:")
         return bool(tails)
-
-    def _draft(self, tree: Tree, kind: str) -> Draft | None:
-        """A node or an end from `name` or `{name: {option: value}}`."""
-        pair = self._named(tree, kind, f"a {kind}'s name, or {{name: {{option: value}}}}")
-        if pair is None:
-            return None
-        stage, options = pair
-        alias, origin = options.pop("as", None), options.pop("from", None)
-        names = []
-        for entry in (alias, origin):
-            value = entry[1] if entry else None
-            if value is not None and not _is_name(value):
-                self.complaints.add(value.mark, f"expected a name, found {describe(value)}")
-                value = None
-            names.append(value if isinstance(value, Leaf) else None)
-        return Draft(stage, options, names[0], names[1], self.folder)
-
-    def _named(self, tree: Tree, kind: str, wants: str) -> tuple[Leaf, dict[str, tuple[Leaf, Tree]]] | None:
-        if isinstance(tree, Leaf) and _is_name(tree):
-            return tree, {}
-        if not isinstance(tree, Table) or len(tree.entries) != 1:
-            found = "a mapping of several keys" if isinstance(tree, Table) else describe(tree)
-            indent = "; is an option indented too little?" if isinstance(tree, Table) and tree.entries else ""
-            self.complaints.add(tree.mark, f"{kind}: expected {wants}, found {found}{indent}")
-            return None
-        name, body = tree.entries[0]
-        if isinstance(body, Leaf) and body.value is None:
-            return name, {}
-        if not isinstance(body, Table):
-            found = describe(body)
-            self.complaints.add(body.mark, f"options of {quoted(name.text)} are a mapping, found {found}")
-            return None
-        return name, {key.text: (key, value) for key, value in body.entries}
 
     def _name(self, draft: Draft, taken: list[str], noun: str) -> str:
         last = draft.stage.text.rpartition(":")[2].rpartition(".")[2]
@@ -338,10 +288,6 @@ def graphs_folder() -> Path:
 def installed() -> list[str]:
     """Names of the graphs that ship."""
     return sorted(path.name for path in graphs_folder().glob("*.yaml"))
-
-
-def _is_name(tree: Tree) -> bool:
-    return isinstance(tree, Leaf) and isinstance(tree.value, str) and bool(tree.text)
 
 
 def _items(tree: Tree) -> tuple[Tree, ...]:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from pipeline.complaints import Complaints, Mark
+from pipeline.complaints import Complaints, Mark, quoted
 
 MOST_BYTES = 1 << 20
 MOST_VALUES = 10_000
@@ -86,7 +86,7 @@ def loose(text: str, mark: Mark) -> Leaf:
 def describe(tree: Tree) -> str:
     """What a tree is, for the second half of a message."""
     if isinstance(tree, Leaf):
-        return "nothing" if tree.value is None else f"{tree.text[:60]!r}"
+        return "nothing" if tree.value is None else quoted(tree.text)
     return "a list" if isinstance(tree, Row) else "a mapping"
 
 
@@ -140,7 +140,7 @@ class _Builder:
         if isinstance(event, yaml.DocumentStartEvent):
             return self._document(mark)
         if isinstance(event, yaml.AliasEvent):
-            self.complaints.add(mark, f"alias *{event.anchor} is not read in graphs; write the value out")
+            self._refuse(mark, f"alias {quoted(f'*{event.anchor}')}", "write the value out")
             self._add(Leaf(None, "", mark))
         elif isinstance(event, yaml.ScalarEvent):
             self._refuse_properties(event, mark)
@@ -175,9 +175,12 @@ class _Builder:
 
     def _refuse_properties(self, event: Any, mark: Mark) -> None:
         if event.anchor is not None:
-            self.complaints.add(mark, f"anchor &{event.anchor} is not read in graphs; write the value out")
+            self._refuse(mark, f"anchor {quoted(f'&{event.anchor}')}", "write the value out")
         if event.tag is not None and event.tag != "!":
-            self.complaints.add(mark, f"tag {event.tag!r} is not read in graphs; leave it out")
+            self._refuse(mark, f"tag {quoted(event.tag)}", "leave it out")
+
+    def _refuse(self, mark: Mark, what: str, cure: str) -> None:
+        self.complaints.add(mark, f"{what} is not read in graphs; {cure}")
 
     def _add(self, tree: Tree) -> None:
         self._values += 1
@@ -196,7 +199,7 @@ class _Builder:
                 self.complaints.add(key.mark, f"a key is a name, but this one is {describe(key)}")
             elif key.text in entries:
                 first = entries[key.text][0].mark.line
-                self.complaints.add(key.mark, f"key {key.text[:60]!r} is already given on line {first}")
+                self.complaints.add(key.mark, f"key {quoted(key.text)} is already given on line {first}")
             else:
                 entries[key.text] = (key, value)
         return self._add(Table(tuple(entries.values()), done.mark))

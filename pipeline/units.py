@@ -23,7 +23,7 @@ class Quantity:
     """What a unit measures.
 
     scales : units that may be written, each in multiples of the first unit asked for
-    least, most : bounds in that unit
+    least, most : bounds in that unit; within : the same in words
     bare : whether a number without a unit will do
     """
 
@@ -32,6 +32,7 @@ class Quantity:
     scales: dict[str, str]
     least: float
     most: float
+    within: str
     bare: bool = False
 
 
@@ -39,14 +40,15 @@ DURATIONS_S = {"us": "0.000001", "ms": "0.001", "s": "1", "min": "60", "h": "360
 DURATIONS_MS = {"us": "0.001", "ms": "1", "s": "1000", "min": "60000", "h": "3600000"}
 YEAR_MS = 365 * 24 * 3600e3
 QUANTITIES = {
-    "ms": Quantity("a duration", "80ms or 1.5s", DURATIONS_MS, 0.0, YEAR_MS),
-    "s": Quantity("a duration", "80ms or 1.5s", DURATIONS_S, 0.0, YEAR_MS / 1000),
-    "Hz": Quantity("a rate", "16kHz or 12.5Hz", {"Hz": "1", "kHz": "1000"}, 0.0, 1e7, bare=True),
+    "ms": Quantity("a duration", "80ms or 1.5s", DURATIONS_MS, 0.0, YEAR_MS, "0 to 8760h"),
+    "s": Quantity("a duration", "80ms or 1.5s", DURATIONS_S, 0.0, YEAR_MS / 1000, "0 to 8760h"),
+    "Hz": Quantity("a rate", "16kHz or 12.5Hz", {"Hz": "1", "kHz": "1000"}, 0.001, 1e7, "0.001Hz to 10000kHz",
+                   bare=True),
     "bytes": Quantity("a size", "512MiB or 4kB",
                       {"B": "1", "kB": "1e3", "MB": "1e6", "GB": "1e9", "KiB": "1024", "MiB": "1048576",
-                       "GiB": "1073741824"}, 0.0, float(1 << 60)),
-    "dB": Quantity("a level", "-30dB", {"dB": "1"}, -1000.0, 1000.0, bare=True),
-    "x": Quantity("a pace", "8x or realtime", {"x": "1"}, 0.001, 1e6),
+                       "GiB": "1073741824"}, 0.0, float(1 << 60), "0 to 1073741824GiB"),
+    "dB": Quantity("a level", "-30dB", {"dB": "1"}, -1000.0, 1000.0, "-1000dB to 1000dB", bare=True),
+    "x": Quantity("a pace", "8x or realtime", {"x": "1"}, 0.001, 1e6, "0.001x to 1000000x"),
 }  # fmt: skip
 
 
@@ -73,10 +75,7 @@ def parse(text: str, unit: str) -> float:
         raise GraphError(f"{quoted(text)} has unit {suffix!r}, expected {quantity.noun}{cure}")
     value = float(number * Decimal(quantity.scales[suffix] if suffix else "1"))
     if not quantity.least <= value <= quantity.most:
-        raise GraphError(
-            f"{quoted(text)} is out of range, expected {quantity.noun} from {show(quantity.least, unit)} "
-            f"to {show(quantity.most, unit)}"
-        )
+        raise GraphError(f"expected {quantity.noun} from {quantity.within}, found {quoted(text)}")
     return value
 
 
