@@ -25,7 +25,10 @@ Job = tuple[Any, Sequence[tuple[str, Any]]]  # a source, and (node name, sink) p
 
 
 class Engine:
-    """Sessions over one plan."""
+    """Sessions over one plan.
+
+    news : what `pump` yields when all that has arrived is worked off: more audio is waited for
+    """
 
     def __init__(self, plan: Plan, metrics: Metrics | None = None):
         self.plan = plan
@@ -33,6 +36,7 @@ class Engine:
         self.sessions: list[Session] = []
         self.failed: list[tuple[str, Exception]] = []  # session name and error, in order
         self.bell = Bell()
+        self.news = Pending(self.bell.wait, self.bell.rung)  # type: ignore[arg-type]
         self._jobs: Iterator[Job] = iter(())
         self._stopping = False
         self.width = max(1, plan.graph.lanes.count)
@@ -68,7 +72,7 @@ class Engine:
                 yield MOVED
             elif self.sessions:
                 device = (lanes.pending() for lanes in self._lanes)
-                yield next(filter(None, device), Pending(self.bell.wait, self.bell.rung))  # type: ignore[arg-type]
+                yield next(filter(None, device), self.news)
 
     def run(self) -> None:
         """Drive the pump on this thread to the end."""

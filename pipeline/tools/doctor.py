@@ -73,7 +73,7 @@ class Report:
                 if f.section == section:
                     lines += _wrapped(f"{f.name}: {f.detail}", f"  {MARKS[f.status]}  ")
                     lines += [line for cure in f.cure.splitlines() for line in _wrapped(cure, INDENT)]
-        verdict = "all that is needed is here" if self.healthy else "something is missing: the lines marked no"
+        verdict = "all is here that is needed" if self.healthy else "missing: the lines marked no"
         return "\n".join([*lines[1:], "", verdict])
 
     def as_json(self) -> dict[str, Any]:
