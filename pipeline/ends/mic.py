@@ -29,6 +29,31 @@ INSTALL_PORTAUDIO = {
 }
 
 
+class Backlog:
+    """Blocks from PortAudio's thread, bounded: what finds no room is dropped, counted and owed as silence."""
+
+    def __init__(self, blocks: int):
+        self.lost = 0  # samples
+        self._queue: queue.Queue[tuple[np.ndarray, int]] = queue.Queue(blocks)
+        self._owed = 0
+
+    def put(self, frames: np.ndarray) -> None:
+        """Take [frames, channels]; never waits."""
+        try:
+            self._queue.put_nowait((frames, self._owed))
+            self._owed = 0
+        except queue.Full:
+            self._owed += len(frames)
+            self.lost += len(frames)
+
+    def get(self, timeout_s: float) -> tuple[np.ndarray, int] | None:
+        """The next block and how many samples are missing before it; None if none came in time."""
+        try:
+            return self._queue.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
+
 class MicSource:
     """A live input device, mono.
 
@@ -74,13 +99,17 @@ class MicSource:
         self.device, self.block_ms, self.rate_hz, self.channel = device, block_ms, rate_hz, channel
         self.window_s, self.overrun = window_s, overrun
         self.label = "the default microphone" if device is None else f"microphone {device!r}"
-        self.lost = 0
         self.notes: list[str] = []
         self._stream: Any = None
-        self._queue: queue.Queue[tuple[np.ndarray, int]] = queue.Queue()
-        self._gap = 0  # samples dropped since the last block that went into the queue
+        self._backlog = Backlog(1)
+        self._overflowed = 0
         self._stop = threading.Event()
         self._ended = threading.Event()
+
+    @property
+    def lost(self) -> int:
+        """Samples dropped so far."""
+        return self._overflowed + self._backlog.lost
 
     def open(self) -> Port:
         """Find the device, agree on a rate and start it."""
@@ -90,7 +119,7 @@ class MicSource:
         channels = self._channels(int(info["max_input_channels"]))
         rate = _agree(sound, index, info, channels, self.rate_hz, self.label)
         block = max(1, round(self.block_ms * rate / 1000))
-        self._queue = queue.Queue(max(2, int(HELD_S * rate / block)))
+        self._backlog = Backlog(max(2, int(HELD_S * rate / block)))
         try:
             self._stream = sound.InputStream(
                 device=index,
@@ -114,8 +143,10 @@ class MicSource:
         patience_s = WAKING_S
         while (heard := self._next(patience_s)) is not None:
             frames, gap = heard
-            if gap:
-                yield np.zeros(gap, np.float32)
+            while gap:
+                silence = np.zeros(min(gap, len(frames)), np.float32)
+                gap -= len(silence)
+                yield silence
             yield mix(frames)
             patience_s = SILENCE_S
         self.notes += mix.note()
@@ -139,10 +170,10 @@ class MicSource:
         """The next device block and the gap before it; None once closed."""
         waited_s = 0.0
         while not self._stop.is_set():
-            try:
-                return self._queue.get(timeout=POLL_S)
-            except queue.Empty:
-                waited_s += POLL_S
+            heard = self._backlog.get(POLL_S)
+            if heard is not None:
+                return heard
+            waited_s += POLL_S
             if not self._stop.is_set() and (self._ended.is_set() or waited_s >= patience_s):
                 self.close()
                 raise SourceError(
@@ -153,13 +184,8 @@ class MicSource:
     def _heard(self, frames: np.ndarray, count: int, _time: Any, status: Any) -> None:
         """PortAudio's own thread: copy and go."""
         if status.input_overflow:
-            self.lost += count
-        try:
-            self._queue.put_nowait((frames.copy(), self._gap))
-            self._gap = 0
-        except queue.Full:
-            self._gap += count
-            self.lost += count
+            self._overflowed += count
+        self._backlog.put(frames.copy())
 
 
 def list_devices() -> str:

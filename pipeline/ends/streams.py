@@ -276,8 +276,8 @@ def _reader(stream: BinaryIO, *, own: bool) -> tuple[Callable[[int], bytes], Cal
     """How to read what is there without waiting for more, and what to call afterwards.
 
     A descriptor is read past Python's buffer: a daemon thread that sleeps holding the buffer's lock makes the
-    interpreter abort at exit. It is read through a copy: were it closed by its owner between two of our reads, the
-    next one would take bytes from whatever was opened under the same number since.
+    interpreter abort at exit. It is read through a copy: were it closed between two of our reads, the next
+    would take bytes from whatever was opened under the same number since.
     """
     try:
         descriptor = os.dup(stream.fileno())

@@ -19,7 +19,7 @@ CUE_MS = 6_000
 SENTENCE_MS = 1_000  # a shorter sentence shares its cue with the next
 PAUSE_MS = 700
 SHORTEST_MS = 300
-LINGER_MS = 500  # a cue before a pause stays this much longer, if the next leaves it the time
+LINGER_MS = 500  # a cue stays this much longer than its words, if the next leaves it the time
 WORD_MS = 300  # what we know is where words end; a word is taken to have begun this long before
 SENTENCE_ENDS = (".", "?", "!", "…", "。", "？", "！")
 
@@ -31,6 +31,7 @@ class Cue:
     start: int
     stop: int
     words: list[str] = field(default_factory=list)
+    complete: bool = False  # its sentence has ended; it is written when we know how long it may stay
 
     def lines(self, *more: str) -> list[str]:
         """The words, and then `more`, broken into lines."""
@@ -88,26 +89,26 @@ class Subtitles:
 
     def _add(self, word: Word) -> None:
         begins, ends = self._ms(word.start) - WORD_MS, self._ms(word.stop)
-        if self._cue is not None and begins - self._cue.stop > PAUSE_MS:
-            self._finish(min(LINGER_MS, begins - self._cue.stop))
+        if self._cue is not None and (self._cue.complete or begins - self._cue.stop > PAUSE_MS):
+            self._finish(begins - self._cue.stop)
         for text in textwrap.wrap(word.text, LINE_CHARACTERS * LINES, break_on_hyphens=False):
             cue = self._cue
             if cue is not None and (ends - cue.start > CUE_MS or len(cue.lines(text)) > LINES):
-                self._finish(0)
+                self._finish(begins - cue.stop)
             if self._cue is None:
                 self._cue = Cue(max(begins, self._written_ms), ends)
             self._cue.words.append(text)
             self._cue.stop = max(ends, self._cue.start + SHORTEST_MS)
-        cue = self._cue
-        if cue is not None and word.text.endswith(SENTENCE_ENDS) and cue.stop - cue.start >= SENTENCE_MS:
-            self._finish(0)
+        if self._cue is not None and word.text.endswith(SENTENCE_ENDS):
+            self._cue.complete = self._cue.stop - self._cue.start >= SENTENCE_MS
 
-    def _finish(self, linger_ms: int) -> None:
+    def _finish(self, room_ms: int) -> None:
+        """Write the open cue, which may stay `room_ms` longer than its words."""
         cue, self._cue = self._cue, None
         if cue is None:
             return
         self._count += 1
-        self._written_ms = cue.stop + linger_ms
+        self._written_ms = cue.stop + max(0, min(LINGER_MS, room_ms))
         write = _srt if self.format == "srt" else _vtt
         self._out.write(write(self._count, cue.start, self._written_ms, cue.lines()))
 

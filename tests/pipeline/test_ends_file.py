@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -374,3 +376,31 @@ def test_wav_on_a_full_disk_is_a_sink_error() -> None:
         for _ in range(100):
             sink.write(block(tone()))
     sink.close()
+
+
+FILLING = """
+import resource, signal, sys
+import numpy as np
+from pipeline.ends.file import Wav
+from pipeline.errors import SinkError
+from stages.packet import Packet, Span
+from stages.stage import pcm
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+sink = Wav(path=sys.argv[1])
+sink.open(pcm(16_000))
+try:
+    for n in range(20):
+        sink.write(Packet(np.full((1, 8_000), 0.1, np.float32), (Span(8_000 * n, 8_000 * n + 8_000),)))
+except SinkError as error:
+    print(error)
+sink.close()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file size limits are set on POSIX only")
+def test_a_disk_that_fills_up_leaves_a_wav_of_what_went_before(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FILLING, str(tmp_path / "kept.wav")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"{tmp_path}/kept.wav: cannot write it") and done.stderr == ""
+    assert 40_000 <= len(heard(FileSource(tmp_path / "kept.wav"))) <= 50_000
