@@ -28,7 +28,6 @@ SOURCES = {
     "file": "pipeline.ends.file:FileSource",
     "mic": "pipeline.ends.mic:MicSource",
     "memory": "pipeline.ends.memory:MemorySource",
-    "manifest": "pipeline.ends.manifest:ManifestSource",
 }
 SINKS = {
     "terminal": "pipeline.ends.terminal:Terminal",
