@@ -8,7 +8,6 @@ output matrix being tied, the model would else repeat the token it was fed.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -97,15 +96,6 @@ def transformers_config(config: Config) -> dict[str, object]:
 def halves(array: np.ndarray, heads: int) -> np.ndarray:
     """Rows (head, i, half) to (head, half, i): how transformers stores q and k."""
     return array.reshape(heads, -1, 2, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
-
-
-def with_windows(config: Config, encoder: int, decoder: int) -> Config:
-    """`config` with other attention windows."""
-    return replace(
-        config,
-        encoder=replace(config.encoder, window=encoder),
-        decoder=replace(config.decoder, window=decoder),
-    )
 
 
 def _values(random: np.random.Generator, row: Row) -> np.ndarray:

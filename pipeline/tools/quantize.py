@@ -175,12 +175,20 @@ def _write_gguf(
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for piece in pieces:
-            chunks = [np.ravel(chunk) for chunk in piece.chunks()]
-            writer.write_tensor_data(np.concatenate(chunks) if len(chunks) > 1 else chunks[0])
+            writer.write_tensor_data(_whole(piece))
             count(piece.nbytes)
         writer.flush()
     finally:
         writer.close()
+
+
+def _whole(piece: Piece) -> np.ndarray:
+    """The stored bytes of one tensor together, as the gguf package wants them."""
+    stored, at = np.empty(piece.nbytes, np.uint8), 0
+    for chunk in piece.chunks():
+        stored[at : at + chunk.nbytes] = chunk.reshape(-1)
+        at += chunk.nbytes
+    return stored
 
 
 def _write_safetensors(

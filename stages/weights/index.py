@@ -25,8 +25,8 @@ Read = Callable[[int, int], bytes]  # (offset, n) -> exactly n bytes; only asked
 
 MAX_TENSORS = 100_000  # Voxtral Mini 4B has 711; a lying count must not cost memory
 MAX_RANK = 8
-_SHOWN = 100  # characters of a name
 ELEMENT_LIMIT = 1 << 48  # elements of one tensor: keeps every product of dimensions a small integer
+_SHOWN = 100  # characters of a name
 
 
 @dataclass(frozen=True, slots=True)
