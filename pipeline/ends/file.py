@@ -105,7 +105,10 @@ class FileSource:
 
     def open(self) -> Port:
         """Find, open and check the recording; its rate is known afterwards."""
-        reader = self._open_reader()
+        try:
+            reader = self._open_reader()
+        except OSError as error:
+            raise SourceError(f"{self.label}: cannot read it ({reason(error)})") from error
         if self.channel is not None and self.channel > reader.channels:
             reader.close()
             raise SourceError(f"{self.label}: channel {self.channel} is not one of its {reader.channels}")
@@ -225,15 +228,14 @@ class _Decoder:
 
     def chunks(self) -> Iterator[np.ndarray]:
         frames = 0
-        fault: object = None
+        fault: str | None = None
         while fault is None:
             chunk, fault = self._chunk()
             if not len(chunk):
                 break
             frames += len(chunk)
             yield chunk
-        if fault is None and not self._file.closed:
-            fault = self._damage or _missing(self._file, self._promised, frames)
+        fault = fault or self._verdict(frames)
         self.close()
         if fault:
             seconds = frames / self.rate_hz
@@ -244,6 +246,13 @@ class _Decoder:
             self._file.close()
             if self._own is not None:
                 self._own.close()
+
+    def _verdict(self, frames: int) -> str:
+        """What is wrong with a file that ended after `frames`; empty if nothing, or if it was closed."""
+        with self._lock:
+            if self._file.closed:
+                return ""
+            return self._damage or _missing(self._file, self._promised, frames)
 
     def _chunk(self) -> tuple[np.ndarray, str | None]:
         """The next frames, and why they are the last good ones if they are."""

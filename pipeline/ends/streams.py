@@ -174,6 +174,7 @@ class RawReader:
         self.duration_s = None if length is None else length / raw.frame_bytes / raw.rate_hz
         self.notes: list[str] = []
         self._feed, self._raw, self._label, self._length = feed, raw, label, length
+        self._closed = False
 
     def chunks(self) -> Iterator[np.ndarray]:
         """[frames, channels] as they come."""
@@ -189,12 +190,15 @@ class RawReader:
             held = held[whole:]
             if seen == self._length:
                 return
+        if self._closed:
+            return
         if self._length is not None:
             raise SourceError(f"{self._label}: ends after {seen} of {self._length} bytes; was it cut?")
         if held:
             self.notes.append(f"{len(held)} bytes at the end are no whole sample; is the raw format right?")
 
     def close(self) -> None:
+        self._closed = True
         self._feed.close()
 
 
