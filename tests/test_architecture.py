@@ -159,7 +159,7 @@ def test_every_door_is_in_use() -> None:
 
 
 def test_declared_dependencies_are_those_with_a_door() -> None:
-    """A package that nothing imports is not required, and one that is imported is; `dev` is for tests and tools."""
+    """What nothing imports is not required, what is imported is; `dev` is for tests and tools."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     wanted = [*project["dependencies"], *chain.from_iterable(extras[e] for e in extras if e != "dev")]
