@@ -8,7 +8,7 @@ import numpy as np
 
 
 def assert_close(actual: Any, expected: Any, *, rtol: float, atol: float, what: str) -> None:
-    """Equal shapes, and |actual - expected| <= atol + rtol * |expected| everywhere; NaN only meets NaN.
+    """Same shapes, |actual - expected| <= atol + rtol * |expected|; NaN and infinity meet only their like.
 
     what : names the quantity in the message, as in "attend q4_0 lane 1"
     """
@@ -17,7 +17,8 @@ def assert_close(actual: Any, expected: Any, *, rtol: float, atol: float, what: 
     got, want = got.astype(np.float64), want.astype(np.float64)
     with np.errstate(invalid="ignore"):
         gap = np.abs(got - want)
-        good = (gap <= atol + rtol * np.abs(want)) | (got == want) | (np.isnan(got) & np.isnan(want))
+        near = np.isfinite(want) & (gap <= atol + rtol * np.abs(want))  # no infinite bound
+        good = near | (got == want) | (np.isnan(got) & np.isnan(want))
     if good.all():
         return
     first = tuple(int(i) for i in np.argwhere(~good)[0])
