@@ -24,7 +24,7 @@ def layer(ops, kind: str, biased: bool) -> tuple[fused.QkvWeights, dict[str, np.
     held: dict[str, Any] = {"gain": ops.upload(dense["gain"])}
     for name, rows in (("q", H * D), ("k", K * D), ("v", K * D)):
         held[name], dense[name] = weight(ops, normal(rows, C, seed=ord(name)) / 8, kind)
-        if biased and name != "k":
+        if biased:
             dense[f"{name}_bias"] = normal(rows, seed=ord(name) + 1)
             held[f"{name}_bias"] = ops.upload(dense[f"{name}_bias"])
     return fused.QkvWeights(**held), dense
