@@ -51,6 +51,8 @@ class Engine:
         """
         session = Session(self.plan, self._lanes, self.metrics, self.bell, source, sinks)
         self.sessions.append(session)
+        if self._stopping:  # while the source was being opened
+            session.stop()
         if start:
             session.start()
         return session

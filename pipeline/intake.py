@@ -109,10 +109,13 @@ class Intake:
 
     def end(self, error: Exception | None = None) -> None:
         """No more blocks will come: the audio is over, or `error` stopped it; what waits is still handed out.
+
+        Only the first call counts: a source that is stopped may still complain that it was.
         """
         with self._room:
+            if not self.ended:
+                self.error = error
             self.ended = True
-            self.error = self.error or error
             self._room.notify_all()
         self._bell.ring()
 

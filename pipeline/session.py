@@ -93,8 +93,8 @@ class Session:
 
     def stop(self) -> None:
         """Hear no more; what has been heard is still finished."""
+        self.intake.end()  # first: what a source says about being closed midway is no complaint
         self.source.close()
-        self.intake.end()
 
     def close(self) -> None:
         """Let go of everything, at once."""
