@@ -133,7 +133,8 @@ def weights(arguments: Namespace) -> int:
         with progress(f"writing {arguments.out}") as report:
             random_weights(arguments.like, Path(arguments.out), seed=arguments.seed, progress=report)
         return 0
-    print(describe(Path(arguments.file), tensors=arguments.tensors))
+    for line in describe(arguments.file).lines(tensors=arguments.tensors):
+        print(line)
     return 0
 
 

@@ -71,8 +71,8 @@ class Description:
             found[entry.kind] = tensors + 1, weights + prod(entry.shape), size + entry.nbytes
         return found
 
-    def lines(self) -> Iterator[str]:
-        """The whole description as text, a tensor a line."""
+    def lines(self, *, tensors: bool = True) -> Iterator[str]:
+        """The whole description as text, with a line per tensor or only the totals."""
         yield f"{self.weights.source}: {self.verdict}"
         if self.config is not None:
             for name, tower in (("encoder", self.config.encoder), ("decoder", self.config.decoder)):
@@ -86,7 +86,7 @@ class Description:
             shown = repr(value)
             yield f"  {key} = {shown if len(shown) <= 80 else shown[:77] + '...'}"
         width = max((len(entry.name) for entry in self.entries), default=0)
-        for entry in self.entries:
+        for entry in self.entries if tensors else ():
             shape = "x".join(map(str, entry.shape)) or "scalar"
             yield f"{entry.name:{width}}  {entry.kind:5} {shape:>16} {entry.nbytes:>13,}"
         for kind, (tensors, weights, size) in self.totals().items():
