@@ -86,6 +86,7 @@ def build(graph: Graph, backend: Backend | None = None) -> Plan:
         upstream = clock if node.upstream == "source" else made[node.upstream].gives
         made[node.name] = construct(node, upstream, checkpoints, backend)
     device = {name: stage for name, stage in made.items() if stage.takes.where == "device"}
+    _check_drain(graph, made)
     texts = tuple(name for name, stage in made.items() if stage.gives.kind == "text")
     plan = Plan(graph, checkpoints, backend, _runs(graph, device), device, texts)
     for node in graph.nodes:
@@ -146,9 +147,28 @@ def _runs(graph: Graph, device: dict[str, Stage[Any]]) -> tuple[tuple[str, ...],
     for end in readers:
         if end.upstream in inner and end.name not in device:
             raise GraphError(
-                f"{end.mark}: {end.name} reads {end.upstream}, which stays on the device; read before or after"
+                f"{end.mark}: {end.name} reads {end.upstream}, which stays on the device; read after it"
             )
     return tuple(map(tuple, runs))
+
+
+def _check_drain(graph: Graph, made: dict[str, Stage[Any]]) -> None:
+    """A padding stage above a model must drain the model's whole delay, or the last words stay inside."""
+    for node in graph.nodes:
+        lag, above = made[node.name].gives, node
+        while above.upstream != "source":
+            above = graph.node(above.upstream)
+            drained = (
+                getattr(made[above.name], "delay", lag.delay)
+                if made[above.name].gives.kind == "pcm"
+                else lag.delay
+            )
+            if drained < lag.delay:
+                raise GraphError(
+                    f"{above.mark}: {above.name} drains a delay of {1000 * drained / lag.rate:g} ms, but "
+                    f"{node.name} lags by {1000 * lag.delay / lag.rate:g} ms and would lose its last words; "
+                    "give both the same delay"
+                )
 
 
 def _same(takes: Port, given: Port) -> bool:

@@ -1,6 +1,6 @@
 """The command line: arguments in, exit codes out. Every command is a function elsewhere.
 
-Exit codes: 0 ok · 1 the run failed · 2 a bad graph or bad usage · 3 weights are missing · 130 interrupted,
+Exit codes: 0 ok, 1 the run failed, 2 a bad graph or bad usage, 3 weights are missing, 130 interrupted,
 after everything recognised so far has been delivered.
 """
 
@@ -118,7 +118,7 @@ def _graph_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--backend", help="where the arithmetic runs (default: the graph's own, auto)")
     parser.add_argument("--allow-import", action="store_true",
-                        help="let the graph name your own stages as module:Class, which runs them")  # fmt: skip
+                        help="let the graph name stages of your own as module:Class")  # fmt: skip
 
 
 PARAMS = """\
@@ -128,63 +128,54 @@ What the graph declares under `params` is an option too, such as --delay 960ms (
 
 
 def _running(add: Callable) -> None:
+    _run(add)
+    _transcribe(add)
+    _evaluate(add)
+    bench = _command(add, "bench", commands.bench, "measure speed: real-time factor, ms per step, latency",
+                     params=True, more=PARAMS)  # fmt: skip
+    bench.add_argument("--graph", default="file", help="the graph whose chain to measure (default: file)")
+    bench.add_argument("--seconds", type=float, default=20.0, help="audio per figure (default: 20)")
+    bench.add_argument("--json", action="store_true", help="print one JSON object")
+    _graph_options(bench)
+
+
+def _run(add: Callable) -> None:
     run = _command(
         add, "run", commands.run, "run a graph from its source to its sinks", params=True, more=PARAMS
     )
-    run.add_argument("graph", help="a YAML file, or the name of one that ships: file, mic, batch")
+    run.add_argument("graph", help="a YAML file, or the name of one that ships: file, mic")
     _graph_options(run)
     run.add_argument("--metrics", action="store_true", help="print what each stage cost, on standard error")
     run.add_argument("--metrics-json", metavar="PATH", help="write the same figures to a file at exit")
 
-    transcribe = _command(
-        add, "transcribe", commands.transcribe, "write the text of recordings", params=True, more=PARAMS
-    )
+
+def _transcribe(add: Callable) -> None:
+    transcribe = _command(add, "transcribe", commands.transcribe, "write the text of recordings",
+                          params=True, more=PARAMS)  # fmt: skip
     transcribe.add_argument(
-        "files", nargs="+", metavar="FILE", help="anything soundfile reads; - reads standard input"
+        "files", nargs="+", metavar="FILE", help="anything soundfile reads; - is standard input"
     )
     transcribe.add_argument("--format", choices=["txt", "srt", "vtt", "json", "jsonl"], default="txt")
     transcribe.add_argument("--output", "-o", default="-", help="where to write (default: standard output)")
     transcribe.add_argument("--graph", default="file", help="the graph whose chain to use (default: file)")
     _graph_options(transcribe)
 
-    evaluate = _command(
-        add,
-        "evaluate",
-        commands.evaluate,
-        "measure word and character error rates on a manifest",
-        params=True,
-        more=PARAMS,
-    )
-    evaluate.add_argument(
-        "manifest", help="a TSV with the columns file (relative to it) and text; other columns are ignored"
-    )
+
+def _evaluate(add: Callable) -> None:
+    evaluate = _command(add, "evaluate", commands.evaluate, "measure error rates on a manifest",
+                        params=True, more=PARAMS)  # fmt: skip
+    evaluate.add_argument("manifest", help="a TSV with the columns file (relative to it) and text")
     evaluate.add_argument("--graph", default="file", help="the graph whose chain to use (default: file)")
-    evaluate.add_argument(
-        "--only", metavar="FOLDER", action="append", default=[], help="only files below FOLDER; repeatable"
-    )
+    evaluate.add_argument("--only", metavar="FOLDER", action="append", default=[],
+                          help="only files below FOLDER; repeatable")  # fmt: skip
     evaluate.add_argument("--normalizer", choices=["basic", "english"], default="basic",
-                          help="what happens to both texts first: basic lowers case and drops punctuation; english also turns "
-                               "numbers into digits, for large models, but makes one word of spelt digits")  # fmt: skip
+                          help="applied to both texts: basic lowers case and drops punctuation; english also "
+                               "turns numbers into digits, for large models (default: basic)")  # fmt: skip
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
     evaluate.add_argument(
         "--errors", action="store_true", help="list every recording with errors, on standard error"
     )
     _graph_options(evaluate)
-
-    bench = _command(
-        add,
-        "bench",
-        commands.bench,
-        "measure speed: real-time factor, ms per step, latency",
-        params=True,
-        more=PARAMS,
-    )
-    bench.add_argument("--graph", default="file")
-    bench.add_argument(
-        "--seconds", type=float, default=20.0, help="seconds of audio per figure (default: 20)"
-    )
-    bench.add_argument("--json", action="store_true", help="print one JSON object")
-    _graph_options(bench)
 
 
 def _looking(add: Callable) -> None:
@@ -215,8 +206,8 @@ def _looking(add: Callable) -> None:
 def _making(add: Callable) -> None:
     weights = _command(
         add, "weights", commands.weights, "show what is inside a weights file or folder", more=(
-            "`weights random --like voxtral-mini-4b OUT` writes seeded random weights of the exact real tensor\n"
-            "table (.gguf: Q4_0, .safetensors: bf16), to measure speed and memory on the true sizes.\n"
+            "`weights random --like voxtral-mini-4b OUT` writes seeded random weights of the exact real\n"
+            "tensor table (.gguf: Q4_0, .safetensors: bf16), to measure speed and memory on the true sizes.\n"
         ),
     )  # fmt: skip
     weights.add_argument("file", help="a file or folder, or the word random")
@@ -225,7 +216,7 @@ def _making(add: Callable) -> None:
         "--like", default="voxtral-mini-4b", help="with random: a model's name or a params.json"
     )
     weights.add_argument("--seed", type=int, default=0)
-    weights.add_argument("--tensors", action="store_true", help="list every tensor, not only the totals")
+    weights.add_argument("--tensors", action="store_true", help="list every tensor too, not only the totals")
 
     quantize = _command(
         add, "quantize", commands.quantize, "convert weights to GGUF (Q4_0, Q8_0) or to SafeTensors"

@@ -54,7 +54,7 @@ class Busy(PipelineError):
 
 
 class WeightsMissing(PipelineError):
-    """The weights a graph names are not there; the message says which files to fetch and where to put them."""
+    """The weights a graph names are not there; the message says which files to fetch, and where they go."""
 
     exit_code = 3
 

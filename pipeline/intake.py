@@ -127,8 +127,8 @@ class Intake:
     def _overflow(self) -> None:
         if self.overrun == "error":
             raise Overrun(
-                f"{self._held / self.rate:.1f} s of audio wait, the window is {self.window / self.rate:.1f} s: this "
-                "machine is too slow for the graph; set 'overrun: drop' or a larger 'window', or a faster backend"
+                f"{self._held / self.rate:.1f} s of audio wait, the window is {self.window / self.rate:.1f} s: "
+                "this machine is too slow for the graph; set 'overrun: drop', a larger 'window', or another backend"
             )
         while self._held > self.window and len(self._blocks) > 1:
             block, _ = self._blocks.popleft()

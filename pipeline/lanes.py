@@ -63,6 +63,13 @@ class Seat:
         """A whole quantum is at the head."""
         return bool(self.mailbox) and isinstance(self.mailbox[0], tuple)
 
+    @property
+    def head(self) -> int:
+        """Items in the row at the head."""
+        row = self.mailbox[0]
+        assert isinstance(row, tuple), "the caller looked at `ready`"
+        return len(row[0])
+
     def take(self, items: int) -> Row:
         """The next `items` items; the rest of a longer row stays at the head."""
         row = self.mailbox.popleft()
@@ -147,7 +154,7 @@ class Lanes:
         return self._fetch.pending()
 
     def _advance(self, ready: list[Seat]) -> None:
-        items = min(len(seat.mailbox[0][0]) for seat in ready)  # type: ignore[index, arg-type]
+        items = min(seat.head for seat in ready)
         rows: dict[int, Row] = {seat.lane: seat.take(items) for seat in ready}
         sample = next(iter(rows.values()))[0]
         data = np.zeros((len(self._seats), *sample.shape), sample.dtype)

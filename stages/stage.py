@@ -17,7 +17,7 @@ from stages.packet import Cut, Packet, Span
 
 S = TypeVar("S")
 Emission = Packet | Cut
-Row = tuple[np.ndarray, Span]  # one lane's items [item, ...] and the samples they speak for
+Row = tuple[Any, Span]  # one lane's items, [item, ...] or a list of texts, and the samples they speak for
 LaneState = TypeVar("LaneState")
 
 
@@ -30,6 +30,8 @@ class Port:
     hop : samples of that clock per item; 1 for pcm, 160 for mel, 1280 for tokens
     width : values per item; 0 where it does not apply (text)
     where : host or device
+    delay : samples by which an item lags behind the audio it speaks of; a delayed-streams model says it of
+        its tokens
     """
 
     kind: str
@@ -37,6 +39,7 @@ class Port:
     hop: int = 1
     width: int = 1
     where: str = "host"
+    delay: int = 0
 
     def __str__(self) -> str:
         return f"{self.kind} (rate {self.rate}, hop {self.hop}, width {self.width}, {self.where})"
@@ -90,7 +93,7 @@ def plug(stage: str, upstream: Port, kind: str, rate: int | None = None, hop: in
 
 
 def per_lane(
-    states: list[LaneState], packet: Packet, one: Callable[[LaneState, np.ndarray, Span], list[Row | Cut]]
+    states: list[LaneState], packet: Packet, one: Callable[[LaneState, np.ndarray, Span], Sequence[Row | Cut]]
 ) -> list[Emission]:
     """Run `one(state, items, span)` for every active lane and gather the rows into packets.
 

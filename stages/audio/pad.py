@@ -57,8 +57,8 @@ class Pad:
         if not self.align:
             raise ConfigError("pad: align is 0 ms, expected the length of a token; Voxtral's is 80 ms")
         self.left = _whole("left", left_ms, _samples("left", left_ms, upstream.rate), self.align)
-        self.right = _samples("right", right_ms, upstream.rate)
-        self.right += _whole("delay", delay_ms, _samples("delay", delay_ms, upstream.rate), self.align)
+        self.delay = _whole("delay", delay_ms, _samples("delay", delay_ms, upstream.rate), self.align)
+        self.right = _samples("right", right_ms, upstream.rate) + self.delay
 
     def open(self, lanes: int = 1) -> list[PadLane]:
         return [PadLane() for _ in range(lanes)]

@@ -84,9 +84,9 @@ class Decoder:
     ):
         shape = checkpoint.config.decoder
         self.takes = replace(plug("voxtral.decoder", upstream, "frames"), where="device")
-        self.gives = Port("tokens", upstream.rate, upstream.hop, 1, "device")
         self.ops = backend
         self.delay = delay_tokens(delay_ms)
+        self.gives = Port("tokens", upstream.rate, upstream.hop, 1, "device", self.delay * upstream.hop)
         prompt = [BOS] + [STREAMING_PAD] * (prefix_tokens(self.delay, checkpoint.left_pad_tokens) - 1)
         self.prompt = backend.upload(np.array(prompt, np.int32))
         self.guard = (STREAMING_PAD, blank_patience or NEVER, blank_slope, blank_limit)

@@ -11,7 +11,7 @@ from stages.packet import Packet, Span, Text
 from stages.stage import Clock, Emission, Port, Row, emit, per_lane, plug
 from stages.text.tekken import Tekken, load_tekken
 from stages.text.utf8 import Characters
-from stages.voxtral.config import STREAMING_PAD, STREAMING_WORD, delay_tokens
+from stages.voxtral.config import STREAMING_PAD, STREAMING_WORD
 from stages.voxtral.names import Checkpoint
 
 
@@ -33,22 +33,21 @@ class Detokenizer:
     Gives    text on the same clock, the delay subtracted: a piece's span is the 80 ms in which its word was
              heard to end
     Holds    at most three bytes of an unfinished character, and three words
-    Latency  `delay_ms`: the word a token speaks of ended that much before the token's own frame
+    Latency  the decoder's delay: the word a token speaks of ended that much before the token's own frame
 
     Ids below the first text token say something about the stream and show as nothing; the end of a text is
     one of them.
 
     Parameters
     ----------
-    upstream : the port of `voxtral.decoder`
+    upstream : the port of `voxtral.decoder`, which knows its delay
     checkpoint : its folder holds tekken.json
-    delay_ms : the decoder's delay
     """
 
     TAKES, GIVES = ("tokens", 1280), ("text", 1280)
     quantum = 1
 
-    def __init__(self, upstream: Port, checkpoint: Checkpoint, *, delay_ms: float = 480.0):
+    def __init__(self, upstream: Port, checkpoint: Checkpoint):
         self.takes = replace(plug("voxtral.text", upstream, "tokens"), where="host")
         self.gives = Port("text", upstream.rate, upstream.hop, 0)
         self.tekken: Tekken = load_tekken(checkpoint.tekken)
@@ -57,7 +56,7 @@ class Detokenizer:
                 f"{checkpoint.tekken}: has {self.tekken.vocab_size} tokens, but the model's table has "
                 f"{checkpoint.config.decoder.vocab} rows; is it another model's?"
             )
-        self.delay = self.lookahead = delay_tokens(delay_ms) * upstream.hop  # samples
+        self.delay = self.lookahead = upstream.delay
 
     def open(self, lanes: int = 1) -> list[TextLane]:
         return [TextLane() for _ in range(lanes)]
@@ -72,7 +71,7 @@ class Detokenizer:
         if not rest or stop is None:
             return []
         span = Span(stop - self.delay, stop - self.delay)
-        return emit(len(state), lane, [([Text(rest, ended.marker or span, False)], span)])  # type: ignore[list-item]
+        return emit(len(state), lane, [([Text(rest, ended.marker or span, False)], span)])
 
     def gauges(self, state: list[TextLane]) -> dict[str, float]:
         return {"blank_run": max(lane.blank_run for lane in state)}
@@ -81,7 +80,7 @@ class Detokenizer:
         lane.clock.advance("voxtral.text", span)
         hop, first = self.takes.hop, span.start - self.delay
         heard = [Span(first + n * hop, first + (n + 1) * hop) for n in range(len(tokens))]
-        return [(self._piece(lane, token, at), at) for token, at in zip(tokens.tolist(), heard, strict=True)]  # type: ignore[misc]
+        return [(self._piece(lane, token, at), at) for token, at in zip(tokens.tolist(), heard, strict=True)]
 
     def _piece(self, lane: TextLane, token: int, heard: Span) -> list[Text]:
         lane.blank_run = lane.blank_run + 1 if token == STREAMING_PAD else 0

@@ -1,4 +1,6 @@
-"""The queue between source and engine: bounded in seconds of audio, honest about time, never losing a sample unsaid."""
+"""The queue between source and engine: bounded in seconds of audio, honest about time, never losing a sample
+unsaid.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def test_dropping_keeps_the_clock_and_every_later_sample(turns):
     for count, takes in turns:
         intake.put(ramp(pushed, count))
         pushed += count
-        assert intake.waiting - intake._silence <= max(50, count), "more audio waits than the window and one block"
+        assert intake.waiting - intake._silence <= max(50, count), (
+            "more audio waits than the window and one block"
+        )
         taken += [taking[0] for _ in range(takes) if (taking := intake.take())]
     intake.end()
     while taking := intake.take():

@@ -33,7 +33,7 @@ ADAPTER_ATOL = 1e-5
 MEL = Port("mel", 16_000, 160, 128)
 FRAMES = Port("frames", 16_000, 320, TINY.encoder.dim, "device")
 JOINED = Port("frames", 16_000, 1280, TINY.decoder.dim, "device")
-TOKENS = Port("tokens", 16_000, 1280, 1, "device")
+TOKENS = Port("tokens", 16_000, 1280, 1, "device", delay=6 * 1280)
 
 
 @cache
