@@ -126,9 +126,10 @@ class Intake:
 
     def _overflow(self) -> None:
         if self.overrun == "error":
+            waits, window = self._held / self.rate, self.window / self.rate
             raise Overrun(
-                f"{self._held / self.rate:.1f} s of audio wait, the window is {self.window / self.rate:.1f} s: "
-                "this machine is too slow for the graph; set 'overrun: drop', a larger 'window', or another backend"
+                f"{waits:.1f} s of audio wait, the window is {window:.1f} s: this machine is too slow "
+                "for the graph; set 'overrun: drop', a larger 'window', or another backend"
             )
         while self._held > self.window and len(self._blocks) > 1:
             block, _ = self._blocks.popleft()
