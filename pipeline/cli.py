@@ -19,22 +19,25 @@ from stages import StageError
 
 EPILOG = """\
 examples:
-  python -m pipeline run graphs/file.yaml                        the recording that ships, through the
-  built-in model python -m pipeline run mic                                     the microphone, live python -m
-  pipeline run file --set source.file.path=talk.wav    any file soundfile reads, or - for standard input
-  python -m pipeline run file --set source.file.path=talk.wav --set source.file.pace=realtime python -m
-  pipeline transcribe *.flac --format srt              subtitles python -m pipeline doctor
-  what works on this machine, and what is missing
+  python -m pipeline run graphs/file.yaml                       the recording and the model that ship
+  python -m pipeline run mic                                    the microphone, live
+  python -m pipeline run file --set source.file.path=talk.wav   any audio file; - is standard input
+  python -m pipeline run file --set source.file.path=talk.wav --set source.file.pace=realtime
+  python -m pipeline transcribe *.flac --format srt -o texts/   subtitles, a file for each recording
+  python -m pipeline doctor                                     what works here, and what is missing
 
-exit codes: 0 ok, 1 the run failed, 2 bad graph or usage, 3 weights missing, 130 interrupted (what was
-recognised is delivered)
+exit codes: 0 ok, 1 the run failed, 2 bad graph or usage, 3 weights missing, 130 interrupted
+(what was recognised until then is delivered)
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; every failure is one line on standard error and an exit code, unless --debug."""
     parser = make_parser()
-    arguments, rest = parser.parse_known_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    if " ".join(words[:2]) == RANDOM:
+        words[:2] = [RANDOM]
+    arguments, rest = parser.parse_known_args(words)
     try:
         arguments.params = params_of(rest) if arguments.takes_params else refuse(parser, rest)
         code = arguments.command(arguments)
@@ -156,7 +159,8 @@ def _transcribe(add: Callable) -> None:
         "files", nargs="+", metavar="FILE", help="anything soundfile reads; - is standard input"
     )
     transcribe.add_argument("--format", choices=["txt", "srt", "vtt", "json", "jsonl"], default="txt")
-    transcribe.add_argument("--output", "-o", default="-", help="where to write (default: standard output)")
+    transcribe.add_argument("--output", "-o", default="-",
+                            help="a file, or a folder for one per recording (default: standard output)")  # fmt: skip
     transcribe.add_argument("--graph", default="file", help="the graph whose chain to use (default: file)")
     _graph_options(transcribe)
 
@@ -203,20 +207,24 @@ def _looking(add: Callable) -> None:
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+RANDOM = "weights random"  # a command of two words: its OUT may stand behind an option
+RANDOM_WEIGHTS = """\
+`weights random --like voxtral-mini-4b OUT` writes seeded random weights of the exact real tensor table
+(.gguf: Q4_0, .safetensors: bf16), to measure speed and memory on the true sizes before downloading anything.
+"""
+
+
 def _making(add: Callable) -> None:
-    weights = _command(
-        add, "weights", commands.weights, "show what is inside a weights file or folder", more=(
-            "`weights random --like voxtral-mini-4b OUT` writes seeded random weights of the exact real\n"
-            "tensor table (.gguf: Q4_0, .safetensors: bf16), to measure speed and memory on the true sizes.\n"
-        ),
-    )  # fmt: skip
-    weights.add_argument("file", help="a file or folder, or the word random")
-    weights.add_argument("out", nargs="?", help="with random: the file to write")
-    weights.add_argument(
-        "--like", default="voxtral-mini-4b", help="with random: a model's name or a params.json"
-    )
-    weights.add_argument("--seed", type=int, default=0)
+    weights = _command(add, "weights", commands.weights, "show what is inside a weights file or folder",
+                       more=RANDOM_WEIGHTS)  # fmt: skip
+    weights.add_argument("file", help="a .gguf or .safetensors file, or a folder")
     weights.add_argument("--tensors", action="store_true", help="list every tensor too, not only the totals")
+
+    random = _command(add, RANDOM, commands.random_weights, "write random weights of a real model's shape",
+                      more=RANDOM_WEIGHTS)  # fmt: skip
+    random.add_argument("out", metavar="OUT", help="a .gguf (Q4_0) or .safetensors (bf16) file")
+    random.add_argument("--like", default="voxtral-mini-4b", help="a model's name or a params.json")
+    random.add_argument("--seed", type=int, default=0)
 
     quantize = _command(
         add, "quantize", commands.quantize, "convert weights to GGUF (Q4_0, Q8_0) or to SafeTensors"

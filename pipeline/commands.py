@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import PipelineError, SinkClosed
+from pipeline.errors import SinkClosed
 from pipeline.graph import Graph, load_graph
 from pipeline.progress import progress
 from pipeline.run import Run
@@ -123,18 +123,18 @@ def doctor(arguments: Namespace) -> int:
 
 
 def weights(arguments: Namespace) -> int:
-    from pipeline.tools.weights import describe, random_weights
+    from pipeline.tools.weights import describe
 
-    if arguments.file == "random":
-        if not arguments.out:
-            raise PipelineError(
-                "weights random: name the file to write, as in `weights random OUT.gguf`"
-            )
-        with progress(f"writing {arguments.out}") as report:
-            random_weights(arguments.like, Path(arguments.out), seed=arguments.seed, progress=report)
-        return 0
     for line in describe(arguments.file).lines(tensors=arguments.tensors):
         print(line)
+    return 0
+
+
+def random_weights(arguments: Namespace) -> int:
+    from pipeline.tools.weights import random_weights as write
+
+    with progress(f"writing {arguments.out}") as report:
+        write(arguments.like, Path(arguments.out), seed=arguments.seed, progress=report)
     return 0
 
 

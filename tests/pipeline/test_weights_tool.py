@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.cli import main
 from pipeline.errors import GraphError
 from pipeline.tools.weights import describe, made_up_tekken, random_weights
 from stages.errors import WeightsError
@@ -132,3 +133,14 @@ def test_what_is_no_weights_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"RIFF....WAVE")
     with pytest.raises(WeightsError, match="GGUF"):
         describe(tmp_path / "x.gguf")
+
+
+def test_the_command_takes_its_file_before_and_behind_its_options(like, folder, capsys):
+    before, behind = folder / "a.gguf", folder / "b.gguf"
+    assert main(["weights", "random", str(before), "--like", like, "--seed", "7"]) == 0
+    assert main(["weights", "random", "--like", like, "--seed", "7", str(behind)]) == 0
+    assert before.read_bytes() == behind.read_bytes()
+    assert main(["weights", str(before)]) == 0
+    totals = capsys.readouterr().out.splitlines()
+    assert main(["weights", str(before), "--tensors"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(totals) + len(describe(before).entries)
