@@ -62,7 +62,7 @@ class Bench:
     """Everything measured.
 
     offline_s : seconds of work for the whole clip, in blocks of `pass_s`
-    lanes_ms : ticks by number of lanes; None where their windows do not fit the memory
+    lanes_ms : ticks by number of lanes; None where their windows do not fit the memory; empty if one was slow
     peak_bytes : the most memory the process held while one lane was heard, before the peers were measured
     """
 

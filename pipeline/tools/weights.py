@@ -89,8 +89,8 @@ class Description:
         for entry in self.entries if tensors else ():
             shape = "x".join(map(str, entry.shape)) or "scalar"
             yield f"{entry.name:{width}}  {entry.kind:5} {shape:>16} {entry.nbytes:>13,}"
-        for kind, (tensors, weights, size) in self.totals().items():
-            yield f"{tensors:6} tensors {kind:5} {weights:>15,} weights {size:>15,} bytes"
+        for kind, (count, weights, size) in self.totals().items():
+            yield f"{count:6} tensors {kind:5} {weights:>15,} weights {size:>15,} bytes"
 
 
 def describe(path: str | Path) -> Description:
