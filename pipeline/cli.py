@@ -160,7 +160,7 @@ def _transcribe(add: Callable) -> None:
     )
     transcribe.add_argument("--format", choices=["txt", "srt", "vtt", "json", "jsonl"], default="txt")
     transcribe.add_argument("--output", "-o", default="-",
-                            help="a file, or a folder for one per recording (default: standard output)")  # fmt: skip
+                            help="a file, or a folder for one each (default: standard output)")  # fmt: skip
     transcribe.add_argument("--graph", default="file", help="the graph whose chain to use (default: file)")
     _graph_options(transcribe)
 
