@@ -7,8 +7,7 @@ PipelineError         1
 │   └── SinkClosed    0   whoever read the sink has gone (`| head`): the run ends without complaint
 ├── Overrun           1   a live source ran ahead of the engine
 ├── Busy              1   no lane is free
-├── WeightsMissing    3   the weights a graph names are not there
-└── ProtocolError     1   a client broke its wire protocol
+└── WeightsMissing    3   the weights a graph names are not there
 """
 
 
@@ -57,7 +56,3 @@ class WeightsMissing(PipelineError):
     """The weights a graph names are not there; the message says which files to fetch, and where they go."""
 
     exit_code = 3
-
-
-class ProtocolError(PipelineError):
-    """A client broke its wire protocol."""

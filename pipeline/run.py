@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ class Run:
         self._on_metrics = on_metrics
         self.notes: list[str] = []  # what sources wanted known, such as samples they had to replace
         self._engine: Engine | None = None
+        self._stopped = False  # a stop that came before there was an engine
 
     def __enter__(self) -> Run:
         return self
@@ -153,21 +155,16 @@ class Run:
         What fails stops nothing else and is returned, as (label of the source, error). `on_round` is called
         whenever something has moved.
         """
-        metrics = Metrics()
-        self._engine = engine = Engine(self.plan, metrics)
-        engine.queue(jobs)
-        try:
+        with self._running() as engine:
+            engine.queue(jobs)
             for pending in engine.pump():
                 on_round()
                 pending.wait()
-        finally:
-            self.close()
-            if self._on_metrics:
-                self._on_metrics(metrics.report())
         return engine.failed
 
     def stop(self) -> None:
         """Hear no more; what has been heard is still finished and delivered. Safe from a signal handler."""
+        self._stopped = True
         if self._engine is not None:
             self._engine.stop()
 
@@ -200,21 +197,31 @@ class Run:
     ) -> Iterator[Text]:
         """One session from end to end; yields what is in `heard` after every round."""
         heard = deque() if heard is None else heard
+        with self._running() as engine:
+            try:
+                engine.open(source, sinks)
+                for pending in engine.pump():
+                    yield from drained(heard)
+                    pending.wait()
+                yield from drained(heard)
+            finally:
+                self.notes += [f"{source.label}: {note}" for note in source.notes]
+        raise_first(engine.failed)
+
+    @contextmanager
+    def _running(self) -> Iterator[Engine]:
+        """An engine for one run, which can be stopped and closed from outside while it lasts."""
         metrics = Metrics()
         self._engine = engine = Engine(self.plan, metrics)
+        if self._stopped:
+            engine.stop()
         try:
-            engine.open(source, sinks)
-            for pending in engine.pump():
-                yield from drained(heard)
-                pending.wait()
-            yield from drained(heard)
+            yield engine
         finally:
-            engine.close()
-            self._engine = None
-            self.notes += [f"{source.label}: {note}" for note in source.notes]
+            self.close()
+            self._stopped = False
             if self._on_metrics:
                 self._on_metrics(metrics.report())
-        raise_first(engine.failed)
 
 
 def drained(pieces: deque[Text]) -> Iterator[Text]:

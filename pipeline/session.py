@@ -27,7 +27,7 @@ BACKLOG_S = 0.5  # a session whose lane already has this much waiting is not ask
 class Session:
     """A running chain.
 
-    source : opened here and read on a thread of its own; None where the caller feeds `intake`
+    source : opened here, and read on a thread of its own once `start` is called
     sinks : name of the node read from, and the sink
     """
 

@@ -19,9 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.ends.file import FileSource
-from pipeline.ends.stdin import stdin_source
-from pipeline.ends.streams import FORMATS, Feed, Raw, wav_reader
-from pipeline.errors import GraphError, SourceError
+from pipeline.ends.streams import FORMATS, Feed, wav_reader
+from pipeline.errors import SourceError
 from stages.stage import pcm
 
 # one step because the scale here ends at 127 and not at 128, half a one for rounding; float32 has 24 bits
@@ -253,16 +252,3 @@ def in_a_process(data: bytes, module: str, call: str, arguments: str) -> str:
 
 def test_a_dash_is_standard_input() -> None:
     assert in_a_process(wav(noise(9_000)), "file", "FileSource", "'-'") == "16000 9000 standard input"
-
-
-def test_the_stdin_source_is_raw() -> None:
-    said = encoded(noise(900), "f32be")
-    arguments = "rate_hz=8000, format='f32be'"
-    assert in_a_process(said, "stdin", "stdin_source", arguments) == "8000 900 standard input"
-
-
-def test_the_stdin_source_refuses_senseless_formats_at_once() -> None:
-    with pytest.raises(GraphError, match="raw format is one of u8"):
-        stdin_source(format="s12le")
-    with pytest.raises(GraphError, match="raw channels"):
-        Raw(8_000, "u8", 0)

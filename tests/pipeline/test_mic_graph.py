@@ -13,7 +13,7 @@ from pipeline.run import transcribe
 from tests.pipeline.virtual_microphone import virtual_microphone
 
 RECORDING = Path(__file__).parents[2] / "examples" / "audio" / "default.flac"
-HEARD = 0.8  # of the words of the same recording read from its file; the path resamples twice and adds its own edges
+HEARD = 0.8  # of the words read from the file itself; the path resamples twice and adds its own edges
 DRAIN_S = 3.0  # the delay, the device's own latency and the machine's load
 PATIENCE_S = 60.0
 

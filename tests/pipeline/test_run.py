@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from pipeline.clock import VirtualTime
 from pipeline.ends.file import FileSource
 from pipeline.ends.memory import Memory, MemorySource, PushSource
+from pipeline.engine import Engine
 from pipeline.errors import Busy, SinkError, SourceError
 from tests.strategies import cuts
 
@@ -79,8 +80,6 @@ def test_lanes_side_by_side_answer_as_each_would_alone(tiny_run, restless):
 
 
 def test_more_sessions_than_lanes_are_refused_by_name(tiny_run, restless):
-    from pipeline.engine import Engine
-
     run = tiny_run("lanes: {count: 1}\n")
     engine = Engine(run.plan)
     engine.open(MemorySource(restless(0.1), 16_000), [(run.text_node, Memory())])
@@ -164,6 +163,21 @@ def test_stop_finishes_what_was_heard(tiny_run, restless):
     working.join(timeout=60)
     assert not working.is_alive()
     assert kept.pieces == list(run.transcribe(audio).pieces), "the delay was not drained after the stop"
+
+
+def test_a_stop_before_the_first_block_ends_an_empty_run(tiny_run, restless):
+    run = tiny_run()
+    run.stop()
+    assert run.transcribe(restless(1.0)).text == ""
+    assert run.transcribe(restless(1.0)).text, "the next run hears again"
+
+
+def test_an_event_loop_can_drive_the_engine(tiny_run, restless):
+    run, kept, audio = tiny_run(), Memory(), restless(2.0)
+    engine = Engine(run.plan)
+    engine.open(MemorySource(audio, 16_000), [(run.text_node, kept)])
+    asyncio.run(engine.run_async())
+    assert kept.pieces == list(run.transcribe(audio).pieces)
 
 
 def test_an_asynchronous_stream_gives_the_same_pieces(tiny_run, restless):
