@@ -190,7 +190,7 @@ def write_gguf(weights: dict[str, torch.Tensor], path: Path) -> None:
 def read_gguf(path: Path) -> dict[str, np.ndarray]:
     """Weights as float32, outermost dimension first."""
     return {
-        t.name: gguf.dequantize(t.data, t.tensor_type).reshape([int(n) for n in reversed(t.shape)])
+        t.name: np.array(gguf.dequantize(t.data, t.tensor_type)).reshape([int(n) for n in reversed(t.shape)])
         for t in gguf.GGUFReader(path).tensors
     }
 

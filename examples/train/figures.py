@@ -52,7 +52,7 @@ def read_model(folder: Path, *, coarse: bool) -> Voxtral:
     """The exported weights in float32, from the GGUF if `coarse`."""
     model = Voxtral(shape_of(json.loads((folder / "params.json").read_text()))).eval()
     weights = (
-        {k: torch.from_numpy(v.copy()) for k, v in read_gguf(folder / GGUF).items()}
+        {k: torch.from_numpy(v) for k, v in read_gguf(folder / GGUF).items()}
         if coarse
         else {k: v.float() for k, v in load_file(folder / SAFETENSORS).items()}
     )
