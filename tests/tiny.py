@@ -36,15 +36,17 @@ EMBEDDING_SCALE = 0.25
 
 
 def tiny_checkpoint(
-    folder: Path, naming: str = "mistral", kind: str = "f32", seed: int = 0, config: Config = TINY
+    folder: Path, naming: str = "mistral", kind: str = "f32", seed: int = 0, config: Config = TINY,
+    arrays: dict[str, np.ndarray] | None = None,
 ) -> Path:
     """Write a random checkpoint into `folder` (made if need be) and return the folder.
 
     naming : mistral or transformers
     kind : f32, f16 or bf16 make SafeTensors; q8_0 or q4_0 a GGUF file, in Mistral's naming
+    arrays : values by our names, in place of `tiny_arrays`
     """
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = tiny_arrays(config, seed)
+    arrays = tiny_arrays(config, seed) if arrays is None else arrays
     rows = tensor_table(config)
     if naming == TRANSFORMERS:
         file, text = "model.safetensors", ("config.json", transformers_config(config))

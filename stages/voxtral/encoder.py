@@ -114,7 +114,7 @@ class Encoder:
 
 def _layer(checkpoint: Checkpoint, ops: Backend, n: int) -> Layer:
     shape = checkpoint.config.encoder
-    heads = Heads(shape.heads, shape.heads, shape.head_dim, shape.window, shape.rope_theta, shape.norm_eps)
+    heads = Heads(shape.heads, shape.kv_heads, shape.head_dim, shape.window, shape.rope_theta, shape.norm_eps)
 
     def matrix(name: str):
         return ops.adopt(*checkpoint.raw(f"encoder.layers.{n}.{name}"))
