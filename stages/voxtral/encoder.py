@@ -61,6 +61,7 @@ class Encoder:
         self.takes = replace(upstream, where="device")
         self.gives = Port("frames", upstream.rate, hop * CONV_STRIDES[1], shape.dim, "device")
         self.quantum = CONV_STRIDES[1] * checkpoint.config.downsample
+        self.longest = 2 * LONGEST // self.quantum * self.quantum  # mel frames in one pass: whole tokens
         self.ops = backend
         self.convs = tuple(
             CausalConv(
@@ -84,7 +85,7 @@ class Encoder:
 
     def step(self, state: EncoderState, packet: Packet) -> list[Packet]:
         active_lanes(self.ops, packet, state.active)
-        return [self._pass(state, part) for part in _parts(packet, 2 * LONGEST, self.takes.hop)]
+        return [self._pass(state, part) for part in _parts(packet, self.longest, self.takes.hop)]
 
     def flush(self, state: EncoderState, lane: int = 0) -> list[Packet]:
         """Nothing is held back: the delay drains through the right padding."""

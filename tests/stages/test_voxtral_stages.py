@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from kernels import open_backend
 from stages import Packet, Port, Span
-from stages.voxtral.encoder import Encoder
+from stages.voxtral.adapter import Adapter
+from stages.voxtral.encoder import LONGEST, Encoder
 from stages.voxtral.names import open_checkpoint
 from tests.compare import assert_close
 from tests.tiny import TINY, tiny_arrays, tiny_checkpoint
@@ -41,3 +43,19 @@ def test_encoder_heads_may_share_keys(tmp_path: Path) -> None:
     ours = encoded(tiny_checkpoint(tmp_path / "shared", config=shared, arrays=arrays))
     expected = encoded(tiny_checkpoint(tmp_path / "spread", arrays=spread))
     assert_close(ours, expected, rtol=0, atol=ATOL_HEADS, what="frames")
+
+
+@pytest.mark.parametrize("downsample", [1, 3, 7, 64])
+def test_a_long_step_is_cut_into_whole_tokens_however_many_frames_they_have(
+    tmp_path: Path, downsample: int
+) -> None:
+    checkpoint = open_checkpoint(tiny_checkpoint(tmp_path, config=replace(TINY, downsample=downsample)))
+    encoder = Encoder(MEL, checkpoint, OPS)
+    adapter = Adapter(encoder.gives, checkpoint, OPS)
+    state, joined = encoder.open(), adapter.open()
+    tokens = 3 * LONGEST // downsample + 1
+    mel = np.zeros((1, tokens * encoder.quantum, 128), np.float32)
+    parts = encoder.step(state, Packet(mel, (Span(0, 160 * mel.shape[1]),)))
+    assert len(parts) > 1
+    answers = [answer for part in parts for answer in adapter.step(joined, part)]
+    assert sum(answer.items for answer in answers) == tokens
