@@ -31,21 +31,26 @@ def operator(stage: Stage[Any], meter: StageMeter | None = None) -> Operator:
         def subscribe(
             observer: abc.ObserverBase[Emission], scheduler: abc.SchedulerBase | None = None
         ) -> Any:
-            feed = Feed(stage, observer.on_next, meter or StageMeter())
-
-            def finish() -> None:
-                try:
-                    feed.flush()
-                except Exception as error:
-                    observer.on_error(error)
-                else:
-                    observer.on_completed()
+            feed = Feed(stage, meter or StageMeter())
 
             def push(item: Any) -> None:
                 try:
-                    feed.push(item)
+                    emissions = feed.push(item)
                 except Exception as error:
                     observer.on_error(error)
+                else:  # outside the try: what a subscriber raises is its own, and goes back to the source
+                    for emission in emissions:
+                        observer.on_next(emission)
+
+            def finish() -> None:
+                try:
+                    emissions = feed.flush()
+                except Exception as error:
+                    observer.on_error(error)
+                else:
+                    for emission in emissions:
+                        observer.on_next(emission)
+                    observer.on_completed()
 
             return source.subscribe(push, observer.on_error, finish, scheduler=scheduler)
 
@@ -55,48 +60,42 @@ def operator(stage: Stage[Any], meter: StageMeter | None = None) -> Operator:
 
 
 class Feed:
-    """One stage, one state: takes packets, cuts or bare arrays, hands every emission to `deliver`."""
+    """One stage, one state: takes packets, cuts or bare arrays and answers with what is now known."""
 
-    __slots__ = ("_at", "_deliver", "_meter", "_regroup", "_stage", "_state")
+    __slots__ = ("_at", "_meter", "_regroup", "_stage", "_state")
 
-    def __init__(self, stage: Stage[Any], deliver: Callable[[Emission], None], meter: StageMeter):
-        self._stage, self._deliver, self._meter = stage, deliver, meter
+    def __init__(self, stage: Stage[Any], meter: StageMeter):
+        self._stage, self._meter = stage, meter
         self._state = stage.open()
         self._regroup = Regroup(stage.quantum, stage.takes.hop)
         self._at = 0
 
-    def push(self, item: Packet | Cut | np.ndarray) -> None:
+    def push(self, item: Packet | Cut | np.ndarray) -> list[Emission]:
         if isinstance(item, Cut):
-            self.flush()
-            self._deliver(recut(item, self._stage.takes, self._stage.gives))
-            return
+            return [*self.flush(), recut(item, self._stage.takes, self._stage.gives)]
         packet = item if isinstance(item, Packet) else self._numbered(np.asarray(item))
         if self._stage.quantum == 1:
-            self._step(packet)
-            return
+            return self._step(packet)
         span = packet.spans[0]
         assert span is not None, "an operator has one lane, and it is never idle"
-        for row, at in self._regroup.push(packet.data[0], span):
-            self._step(Packet(row[None], (at,)))
+        rows = self._regroup.push(packet.data[0], span)
+        return [emission for row, at in rows for emission in self._step(Packet(row[None], (at,)))]
 
-    def flush(self) -> None:
+    def flush(self) -> list[Emission]:
         self._regroup.drain()
         with self._meter.timing():
-            emissions = self._stage.flush(self._state)
-        for emission in emissions:
-            self._deliver(emission)
+            return list(self._stage.flush(self._state))
 
     def _numbered(self, items: np.ndarray) -> Packet:
         start, self._at = self._at, self._at + len(items) * self._stage.takes.hop
         return Packet(items[None], (Span(start, self._at),))
 
-    def _step(self, packet: Packet) -> None:
+    def _step(self, packet: Packet) -> list[Emission]:
         with self._meter.timing(packet.items):
-            emissions = self._stage.step(self._state, packet)
+            emissions = list(self._stage.step(self._state, packet))
         if gauges := getattr(self._stage, "gauges", None):
             self._meter.gauge(gauges(self._state))
-        for emission in emissions:
-            self._deliver(emission)
+        return emissions
 
 
 def recut(cut: Cut, takes: Port, gives: Port) -> Cut:

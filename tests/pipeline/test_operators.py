@@ -72,3 +72,11 @@ def test_a_stream_shorter_than_a_window_ends_cleanly(count):
     got = []
     rx.from_iterable([samples(count)]).pipe(operator(Mel(pcm(16_000)))).subscribe(got.append)
     assert sum(p.items for p in got) == count // 160
+
+
+def test_what_a_subscriber_raises_reaches_whoever_pushes():
+    def plot(packet):
+        raise LookupError("no such window")
+
+    with pytest.raises(LookupError, match="no such window"):
+        rx.from_iterable([samples(1600)]).pipe(operator(Mel(pcm(16_000)))).subscribe(plot)
