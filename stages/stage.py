@@ -78,18 +78,32 @@ class Stage(Protocol[S]):
         ...
 
 
-def plug(stage: str, upstream: Port, kind: str, rate: int | None = None, hop: int | None = None) -> Port:
-    """Check that `upstream` fits a stage's input and return it.
+def plug(
+    stage: str, upstream: Port, kind: str, rate: int | None = None, hop: int | None = None,
+    width: int | None = None,
+) -> Port:
+    """Check that `upstream` fits a stage's input and return it; what is None is not asked for.
 
     Raises
     ------
     ConfigError   naming the stage, what it takes and what it was given
     """
-    fits = upstream.kind == kind and rate in (None, upstream.rate) and hop in (None, upstream.hop)
-    if fits:
+    asked = {name: n for name, n in (("rate", rate), ("hop", hop), ("width", width)) if n is not None}
+    if upstream.kind == kind and all(getattr(upstream, name) == n for name, n in asked.items()):
         return upstream
-    wants = kind + "".join(f", {k} {v}" for k, v in (("rate", rate), ("hop", hop)) if v is not None)
+    wants = kind + "".join(f", {name} {n}" for name, n in asked.items())
     raise ConfigError(f"{stage} takes {wants}, but was given {upstream}")
+
+
+def in_range(stage: str, option: str, value: float, least: float, most: float) -> None:
+    """Check an option of a stage; NaN lies in no range.
+
+    Raises
+    ------
+    ConfigError   naming the stage, the option, its value and the range
+    """
+    if not least <= value <= most:
+        raise ConfigError(f"{stage}: {option} is {value!r}, expected {least} to {most}")
 
 
 def per_lane(

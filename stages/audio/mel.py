@@ -14,7 +14,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from stages.errors import ConfigError
 from stages.packet import Cut, Packet, Span
-from stages.stage import Clock, Emission, Port, Row, emit, per_lane, plug
+from stages.stage import Clock, Emission, Port, Row, emit, in_range, per_lane, plug
 
 RATE_HZ = 16_000
 FLOOR = 1e-10  # smallest energy that is told from silence
@@ -60,10 +60,10 @@ class Mel:
         ceiling: float = 1.5,
     ):  # fmt: skip
         self.takes = plug("mel", upstream, "pcm", RATE_HZ)
-        _in_range("window", window_samples, 2, RATE_HZ)
-        _in_range("hop", hop_samples, 1, window_samples // 2)
-        _in_range("mels", mels, 1, window_samples)
-        _in_range("ceiling", ceiling, -100, 100)
+        in_range("mel", "window", window_samples, 2, RATE_HZ)
+        in_range("mel", "hop", hop_samples, 1, window_samples // 2)
+        in_range("mel", "mels", mels, 1, window_samples)
+        in_range("mel", "ceiling", ceiling, -100, 100)
         if window_samples % 2:
             raise ConfigError(f"mel: window is {window_samples!r} samples, expected an even number")
         self.gives = Port("mel", RATE_HZ, hop_samples, mels)
@@ -122,11 +122,6 @@ class Mel:
         energy = self._filters(spectrum.real**2 + spectrum.imag**2)  # [T, 128]
         log_mel = np.log10(np.maximum(energy, FLOOR))
         return (np.maximum(log_mel, self.ceiling - RANGE_DECADES) + 4.0) / 4.0
-
-
-def _in_range(option: str, value: float, least: float, most: float) -> None:
-    if not least <= value <= most:
-        raise ConfigError(f"mel: {option} is {value!r}, expected {least} to {most}")
 
 
 def mel_filters(bins: int, mels: int) -> np.ndarray:

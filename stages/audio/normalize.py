@@ -8,7 +8,7 @@ import numpy as np
 
 from stages.errors import ConfigError, StageError
 from stages.packet import Cut, Packet, Span
-from stages.stage import Clock, Emission, Port, Row, emit, per_lane, plug
+from stages.stage import Clock, Emission, Port, Row, emit, in_range, per_lane, plug
 
 SCOPES = ("running", "whole", "off")
 LONGEST_WHOLE_S = 4 * 3600  # scope whole holds everything: 230 MB an hour at 16 kHz
@@ -63,10 +63,10 @@ class Normalize:
         self.takes = self.gives = plug("normalize", upstream, "pcm")
         if scope not in SCOPES:
             raise ConfigError(f"normalize: scope is {scope!r}, expected one of {', '.join(SCOPES)}")
-        _in_range("peak", peak, 0.01, 1.0)
-        _in_range("limit", limit_db, 0.0, 60.0)
-        _in_range("gate", gate_db, -120.0, 0.0)
-        _in_range("block", block_ms, 1.0, 10_000.0)
+        in_range("normalize", "peak", peak, 0.01, 1.0)
+        in_range("normalize", "limit", limit_db, 0.0, 60.0)
+        in_range("normalize", "gate", gate_db, -120.0, 0.0)
+        in_range("normalize", "block", block_ms, 1.0, 10_000.0)
         self.peak, self.scope = peak, scope
         self.limit, self.gate = 10 ** (limit_db / 20), 10 ** (gate_db / 20)
         self.block = max(1, round(block_ms * upstream.rate / 1000))
@@ -118,8 +118,3 @@ class Normalize:
         gains = np.full(len(block), gain)
         gains[:reach] = np.linspace(before, gain, reach, endpoint=False)
         return (block * gains).astype(np.float32)
-
-
-def _in_range(option: str, value: float, least: float, most: float) -> None:
-    if not least <= value <= most:
-        raise ConfigError(f"normalize: {option} is {value!r}, expected {least} to {most}")

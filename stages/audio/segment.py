@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stages.errors import ConfigError
 from stages.packet import Cut, Packet, Span
-from stages.stage import Clock, Emission, Port, Row, emit, per_lane, plug
+from stages.stage import Clock, Emission, Port, Row, emit, in_range, per_lane, plug
 
 BLOCK_MS = 20  # one decision; long enough for a period of any voice
 QUIETEST_DB, QUIET_DB = -70.0, -55.0  # the noise floor never lies below the first, and begins at the second
@@ -72,8 +71,7 @@ class Segment:
             ("preroll", preroll_ms, 0.0, 10_000.0),
             ("max", max_s, 0.0, 86_400.0),
         ):
-            if not least <= value <= most:
-                raise ConfigError(f"segment: {option} is {value!r}, expected {least} to {most}")
+            in_range("segment", option, value, least, most)
         self.on_db, self.off_db = on_db, off_db
         self.block = max(1, upstream.rate * BLOCK_MS // 1000)
         self.min_blocks = max(1, round(min_speech_ms / BLOCK_MS))

@@ -29,16 +29,21 @@ class Adapter:
     Gives    frames, 12.5 Hz, as wide as the decoder
     Holds    nothing between steps
     Latency  none
+
+    Raises
+    ------
+    ConfigError   if `upstream` is not as wide and fast as the checkpoint says
     """
 
     TAKES, GIVES = ("frames", 320), ("frames", 1280)
     lookahead = 0
 
     def __init__(self, upstream: Port, checkpoint: Checkpoint, backend: Backend):
-        self.quantum = checkpoint.config.downsample
-        self.takes = replace(plug("voxtral.adapter", upstream, "frames"), where="device")
-        width = checkpoint.config.decoder.dim
-        self.gives = Port("frames", upstream.rate, upstream.hop * self.quantum, width, "device")
+        config, width = checkpoint.config, checkpoint.config.encoder.dim
+        plug("voxtral.adapter", upstream, "frames", config.audio.rate, config.position_hop, width)
+        self.quantum = config.downsample
+        self.takes = replace(upstream, where="device")
+        self.gives = Port("frames", upstream.rate, config.token_hop, config.decoder.dim, "device")
         self.ops = backend
         self.inner, self.outer = (backend.adopt(*checkpoint.raw(f"adapter.{n}")) for n in (0, 2))
 
@@ -49,9 +54,8 @@ class Adapter:
         lanes, frames, width = packet.data.shape
         items = frames // self.quantum
         if items != 1 or state.out.shape[1] != 1:
-            fresh = self._room(
-                lanes, items
-            )  # several passes of one encoder step may be under way: keep them apart
+            # several passes of one encoder step may be under way: keep them apart
+            fresh = self._room(lanes, items)
             state.h, state.out = fresh.h, fresh.out
         side_by_side = packet.data.reshape(lanes, items, self.quantum * width)  # oldest frame first
         self.ops.linear(state.h, side_by_side, self.inner)

@@ -22,11 +22,12 @@ from stages.layers.attention import Attention, Heads
 from stages.layers.mlp import GatedMlp
 from stages.layers.stack import Layer, Stack, StackState, active_lanes
 from stages.packet import Packet, Span
-from stages.stage import Port, plug
+from stages.stage import Port, in_range, plug
 from stages.voxtral.config import BOS, STREAMING_PAD, delay_tokens, prefix_tokens
 from stages.voxtral.names import Checkpoint
 
-NEVER = 2**31 - 1
+NEVER = 2**31 - 1  # positions: the last one that an i32 word can count
+MOST_LOGITS = 1e3  # beyond it the guard would forbid the blank outright
 
 
 @dataclass(slots=True, eq=False)
@@ -62,6 +63,10 @@ class Decoder:
     blank_patience : blanks in a row after which the guard begins to lean on the blank; 0 leaves it alone
     blank_slope, blank_limit : how much is taken off the blank's logit per further blank, and at most
 
+    Raises
+    ------
+    ConfigError   if an option is out of range, or `upstream` is not as wide and fast as the checkpoint says
+
     The guard frees a model that emits padding over speech: such a rut is won by 3.5 to 6.6 logits, true
     silence by more than 8.5 (measured on Voxtral Mini; see the model's README).
     """
@@ -82,17 +87,20 @@ class Decoder:
         blank_slope: float = 0.5,
         blank_limit: float = 7.0,
     ):
-        shape = checkpoint.config.decoder
-        self.takes = replace(plug("voxtral.decoder", upstream, "frames"), where="device")
+        config, shape = checkpoint.config, checkpoint.config.decoder
+        plug("voxtral.decoder", upstream, "frames", config.audio.rate, config.token_hop, shape.dim)
+        in_range("voxtral.decoder", "context", context, 0, NEVER)
+        in_range("voxtral.decoder", "blank_patience", blank_patience, 0, NEVER)
+        in_range("voxtral.decoder", "blank_slope", blank_slope, 0.0, MOST_LOGITS)
+        in_range("voxtral.decoder", "blank_limit", blank_limit, 0.0, MOST_LOGITS)
+        self.takes = replace(upstream, where="device")
         self.ops = backend
         self.delay = delay_tokens(delay_ms)
         self.gives = Port("tokens", upstream.rate, upstream.hop, 1, "device", self.delay * upstream.hop)
         prompt = [BOS] + [STREAMING_PAD] * (prefix_tokens(self.delay, checkpoint.left_pad_tokens) - 1)
         self.prompt = backend.upload(np.array(prompt, np.int32))
         self.guard = (STREAMING_PAD, blank_patience or NEVER, blank_slope, blank_limit)
-        self.table = backend.adopt(
-            *checkpoint.raw("decoder.embed")
-        )  # the head as well: the embeddings are tied
+        self.table = backend.adopt(*checkpoint.raw("decoder.embed"))  # the head as well: embeddings are tied
         self.vocabulary, self.width, self.eps = shape.vocab, shape.dim, shape.norm_eps
         self.norm = backend.upload(checkpoint.array("decoder.norm"))
         window = min(context, shape.window) if context else shape.window

@@ -49,17 +49,20 @@ class Encoder:
     upstream : the port of `mel`
     checkpoint : the weights; see `stages.voxtral.names`
     backend : where the arithmetic runs
+
+    Raises
+    ------
+    ConfigError   if `upstream` has another rate, hop or number of mels than the checkpoint says
     """
 
     TAKES, GIVES = ("mel", 160), ("frames", 320)  # for graphs that are checked without weights
     lookahead = 0
 
     def __init__(self, upstream: Port, checkpoint: Checkpoint, backend: Backend):
-        shape = checkpoint.config.encoder
-        hop = checkpoint.config.audio.hop
-        plug("voxtral.encoder", upstream, "mel", checkpoint.config.audio.rate, hop)
+        shape, audio = checkpoint.config.encoder, checkpoint.config.audio
+        plug("voxtral.encoder", upstream, "mel", audio.rate, audio.hop, audio.mels)
         self.takes = replace(upstream, where="device")
-        self.gives = Port("frames", upstream.rate, hop * CONV_STRIDES[1], shape.dim, "device")
+        self.gives = Port("frames", upstream.rate, checkpoint.config.position_hop, shape.dim, "device")
         self.quantum = CONV_STRIDES[1] * checkpoint.config.downsample
         self.longest = 2 * LONGEST // self.quantum * self.quantum  # mel frames in one pass: whole tokens
         self.ops = backend

@@ -9,16 +9,24 @@ import numpy as np
 import pytest
 
 from kernels import open_backend
-from stages import Packet, Port, Span
+from stages import ConfigError, Packet, Port, Span
 from stages.voxtral.adapter import Adapter
+from stages.voxtral.decoder import Decoder
 from stages.voxtral.encoder import LONGEST, Encoder
-from stages.voxtral.names import open_checkpoint
+from stages.voxtral.names import Checkpoint, open_checkpoint
 from tests.compare import assert_close
 from tests.tiny import TINY, tiny_arrays, tiny_checkpoint
 
 ATOL_HEADS = 2e-5  # f32 sums of at most 128 terms in another order, through two layers and a norm
 MEL = Port("mel", 16_000, 160, 128)
+FRAMES = Port("frames", 16_000, 320, TINY.encoder.dim, "device")
+JOINED = Port("frames", 16_000, 1280, TINY.decoder.dim, "device")
 OPS = open_backend("portable")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return open_checkpoint(tiny_checkpoint(tmp_path_factory.mktemp("tiny")))
 
 
 def encoded(folder: Path, frames: int = 40) -> np.ndarray:
@@ -59,3 +67,46 @@ def test_a_long_step_is_cut_into_whole_tokens_however_many_frames_they_have(
     assert len(parts) > 1
     answers = [answer for part in parts for answer in adapter.step(joined, part)]
     assert sum(answer.items for answer in answers) == tokens
+
+
+@pytest.mark.parametrize(
+    ("stage", "upstream", "takes"),
+    [
+        (Encoder, replace(MEL, width=80), "voxtral.encoder takes mel, rate 16000, hop 160, width 128"),
+        (Encoder, replace(MEL, rate=24_000), "voxtral.encoder takes mel, rate 16000"),
+        (Encoder, FRAMES, "voxtral.encoder takes mel"),
+        (Adapter, JOINED, f"voxtral.adapter takes frames, rate 16000, hop 320, width {TINY.encoder.dim}"),
+        (Adapter, replace(FRAMES, width=1280), "voxtral.adapter takes frames"),
+        (Decoder, FRAMES, f"voxtral.decoder takes frames, rate 16000, hop 1280, width {TINY.decoder.dim}"),
+        (Decoder, replace(JOINED, width=3072), "voxtral.decoder takes frames"),
+    ],
+)
+def test_a_plug_that_is_not_the_checkpoint_s_is_refused(
+    tiny: Checkpoint, stage: type, upstream: Port, takes: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{takes}.*, but was given {upstream.kind} "):
+        stage(upstream, tiny, OPS)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"context": -5}, "context is -5, expected 0 to"),
+        ({"blank_patience": -1}, "blank_patience is -1, expected 0 to"),
+        ({"blank_slope": -0.5}, "blank_slope is -0.5, expected 0.0 to"),
+        ({"blank_limit": float("nan")}, "blank_limit is nan, expected 0.0 to"),
+    ],
+)
+def test_decoder_options_that_make_no_sense_are_refused(
+    tiny: Checkpoint, options: dict[str, float], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^voxtral.decoder: {message}"):
+        Decoder(JOINED, tiny, OPS, **options)
+
+
+@pytest.mark.parametrize(("context", "kept"), [(0, 20), (7, 7), (1, 1), (10**6, 20)])
+def test_context_shortens_the_window_and_never_lengthens_it(
+    tiny: Checkpoint, context: int, kept: int
+) -> None:
+    decoder = Decoder(JOINED, tiny, OPS, context=context)
+    assert [ring.capacity for ring in decoder.open().stack.rings] == [kept] * TINY.decoder.layers
