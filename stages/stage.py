@@ -156,26 +156,21 @@ class Regroup:
     to a whole token carries no complete item) and starts afresh.
     """
 
-    __slots__ = ("_held", "_start", "hop", "quantum")
+    __slots__ = ("_held", "hop", "quantum")
 
     def __init__(self, quantum: int, hop: int):
         self.quantum, self.hop = quantum, hop
-        self._held: np.ndarray | None = None
-        self._start = 0
+        self._held: np.ndarray | None = None  # fewer than `quantum` items
 
     def push(self, items: np.ndarray, span: Span) -> list[Row]:
         if self.quantum == 1:
             return [(items, span)]
-        if self._held is None or not len(self._held):
-            self._held, self._start = items, span.start
-        else:
-            self._held = np.concatenate([self._held, items])
-        whole = len(self._held) // self.quantum * self.quantum
-        if not whole:
-            return []
-        row = self._held[:whole], Span(self._start, self._start + whole * self.hop)
-        self._held, self._start = self._held[whole:], row[1].stop
-        return [row]
+        if self._held is not None:
+            items = np.concatenate([self._held, items])
+        start = span.stop - len(items) * self.hop
+        whole = len(items) // self.quantum * self.quantum
+        self._held = np.array(items[whole:]) if whole < len(items) else None  # a copy: `items` are borrowed
+        return [(items[:whole], Span(start, start + whole * self.hop))] if whole else []
 
     def drain(self) -> None:
         self._held = None
