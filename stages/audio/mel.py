@@ -39,6 +39,8 @@ class Mel:
     Holds    less than one window of samples, 1.6 kB per lane
     Latency  40 samples, 2.5 ms: half a window reaches that far past the frame's own samples
 
+    Samples that are not finite count as 0: one NaN would else live on in an encoder's keys and values.
+
     Parameters
     ----------
     upstream : the port of the stage before, pcm at 16 kHz
@@ -93,7 +95,7 @@ class Mel:
 
     def _lane(self, lane: MelLane, items: np.ndarray, span: Span) -> list[Row | Cut]:
         lane.clock.advance("mel", span)
-        lane.held = np.concatenate([lane.held, np.asarray(items, np.float32)])
+        lane.held = np.concatenate([lane.held, np.where(np.isfinite(items), items, 0).astype(np.float32)])
         if lane.at is None:
             if len(lane.held) < self.window // 2:
                 return []

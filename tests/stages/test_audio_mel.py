@@ -116,6 +116,13 @@ def test_mel_equals_the_whole_clip_at_once(clip):
         assert_close(mel_of(clip), whole_clip(clip), rtol=0, atol=1e-6, what="mel")
 
 
+def test_samples_that_are_not_finite_count_as_silence():
+    clip = np.random.default_rng(0).uniform(-1, 1, 3200).astype(np.float32)
+    broken = clip.copy()
+    clip[[5, 900, 3199]], broken[[5, 900, 3199]] = 0, [np.nan, np.inf, -np.inf]
+    assert_same(mel_of(broken), mel_of(clip), what="mel")
+
+
 @given(st.integers(1, 3000))
 def test_a_frame_comes_as_soon_as_its_window_is_full(samples):
     mel = Mel(pcm(16_000))
