@@ -76,7 +76,7 @@ class Segment:
         self.block = max(1, upstream.rate * BLOCK_MS // 1000)
         self.min_blocks = max(1, round(min_speech_ms / BLOCK_MS))
         self.silent_blocks = round(silence_ms / BLOCK_MS)
-        self.max_blocks = round(max_s * 1000 / BLOCK_MS)
+        self.max_blocks = max(1, round(max_s * 1000 / BLOCK_MS)) if max_s else 0
         self.keep = round(preroll_ms * upstream.rate / 1000) + (self.min_blocks - 1) * self.block
         self.lookahead = self.keep + self.block - 1
 

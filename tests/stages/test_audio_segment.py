@@ -99,6 +99,12 @@ def test_an_utterance_longer_than_allowed_is_cut_without_loss():
     assert [a[1] for a in runs[:-1]] == [b[0] for b in runs[1:]]
 
 
+def test_a_limit_shorter_than_a_block_is_still_a_limit():
+    _, *later = utterances(voice(0.2), max_s=0.005)
+    assert later
+    assert all(stop - start <= BLOCK for start, stop, _ in later)
+
+
 def test_what_is_held_while_waiting_is_bounded():
     segment = Segment(pcm(SECOND))
     bound = bind(segment)
