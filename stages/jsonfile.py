@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -47,11 +47,20 @@ def parse_json(data: bytes, where: str, error: type[StageError] = FormatError) -
     return value
 
 
+def repeated(names: Iterable[str]) -> str | None:
+    """The first of `names` that was there before, in one walk however many there are."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(k for k in keys if keys.count(k) > 1)!r} appears twice")
+        raise ValueError(f"key {repeated(key for key, _ in pairs)!r} appears twice")
     return found
 
 

@@ -17,9 +17,9 @@ from types import MappingProxyType
 from typing import Any
 
 from stages.errors import ConfigError, FormatError
-from stages.jsonfile import Fields, read_json
+from stages.jsonfile import Fields, read_json, repeated
 
-MAX_FILE = 1 << 27  # the real file has 15 MB
+MAX_FILE = 1 << 25  # bytes; the real file has 15 MB. JSON may take twenty times its length once it is parsed
 MAX_VOCAB = 1 << 21
 MAX_PIECE = 1 << 12  # bytes; the longest real one has 76
 SINGLE_BYTES = 256  # the vocabulary opens with every single byte, so any text can be spelt
@@ -107,9 +107,8 @@ def _specials(root: Fields, count: int) -> tuple[str, ...]:
         fields = Fields(entry if isinstance(entry, dict) else {}, f"{root.where}: special_tokens[{index}]")
         rank = fields.integer("rank", 0, count - 1)
         names[rank] = fields.text("token_str")
-    if len(set(names)) < count:
-        twice = next(name for name in names if names.count(name) > 1)
-        raise FormatError(f"{root.where}: special token {twice!r} appears twice")
+    if (twice := repeated(names)) is not None:
+        raise FormatError(f"{root.where}: special token {twice[:40]!r} appears twice")
     return tuple(names)
 
 

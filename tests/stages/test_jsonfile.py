@@ -30,6 +30,12 @@ def test_what_is_not_plain_json_is_refused(text: bytes, reason: str) -> None:
     assert str(caught.value).startswith("params.json: ") and reason in str(caught.value)
 
 
+def test_a_repeated_key_is_found_among_very_many() -> None:
+    keys = ",".join(f'"{n}": 0' for n in [*range(200_000), 199_999])
+    with pytest.raises(FormatError, match="key '199999' appears twice"):
+        parse_json(f"{{{keys}}}".encode(), "model.safetensors")
+
+
 def test_a_file_over_the_limit_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text('{"a": 1}')
