@@ -30,7 +30,7 @@ from stages.weights.safetensors import read_safetensors
 from stages.weights.shards import Bytes, find_pieces, map_bytes
 
 _INDEX = ".safetensors.index.json"
-_INDEX_LIMIT = 1 << 26
+_INDEX_LIMIT = 1 << 24  # bytes, room for MAX_TENSORS
 _OF = re.compile(r"^(.+)-(\d{5})-of-(\d{5})\.safetensors$")
 _READERS: dict[str, Callable[..., tuple[list[Entry], dict[str, Any]]]] = {
     "safetensors": read_safetensors,
@@ -127,6 +127,8 @@ def _open_index(path: Path) -> Weights:
 
 
 def _open_numbered(folder: Path, stem: str, count: int) -> Weights:
+    if not count:
+        raise WeightsError(f"{folder}: {stem}-...-of-00000 counts no files; expected 00001 or more; rename it")
     paths = [folder / f"{stem}-{n:05}-of-{count:05}.safetensors" for n in range(1, count + 1)]
     return _open(folder, "safetensors", *(map_bytes(path) for path in paths))
 

@@ -25,7 +25,7 @@ Read = Callable[[int, int], bytes]  # (offset, n) -> exactly n bytes; only asked
 
 MAX_TENSORS = 100_000  # Voxtral Mini 4B has 711; a lying count must not cost memory
 MAX_RANK = 8
-ELEMENT_LIMIT = 1 << 48  # elements of one tensor: keeps every product of dimensions a small integer
+ELEMENT_LIMIT = 1 << 48  # product of one tensor's dimensions, zeros apart, since NumPy multiplies them too
 _SHOWN = 100  # characters of a name
 
 
@@ -94,7 +94,7 @@ def make_entry(where: str, name: str, kind: str, shape: tuple[int, ...], offset:
     ------
     FormatError   if a dimension is absurd, or rows are not whole blocks of a quantised kind
     """
-    if len(shape) > MAX_RANK or any(n < 0 for n in shape) or prod(shape) > ELEMENT_LIMIT:
+    if len(shape) > MAX_RANK or any(n < 0 for n in shape) or prod(n or 1 for n in shape) > ELEMENT_LIMIT:
         shown = str(shape) if len(shape) <= MAX_RANK else f"{len(shape)} dimensions"
         raise FormatError(f"{where}: tensor {quoted(name)} has an absurd shape, {shown[:120]}")
     assert kind in KINDS, f"unknown kind {kind!r}"

@@ -129,6 +129,12 @@ def test_a_missing_numbered_file_is_named(tmp_path: Path) -> None:
         open_weights(tmp_path)
 
 
+def test_a_file_that_is_one_of_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "consolidated-00001-of-00000.safetensors").write_bytes(one_tensor("a"))
+    with pytest.raises(WeightsError, match="of-00000 counts no files"):
+        open_weights(tmp_path)
+
+
 def test_a_tensor_in_two_files_is_refused(tmp_path: Path) -> None:
     for n in (1, 2):
         (tmp_path / f"consolidated-{n:05}-of-00002.safetensors").write_bytes(one_tensor("same"))

@@ -116,6 +116,7 @@ LIES = {
     "fraction": (safetensors({"a": tensor("F32", [1.0], 0, 4)}, bytes(4)), "whole numbers"),
     "boolean": (safetensors({"a": tensor("F32", [True], 0, 4)}, bytes(4)), "whole numbers"),
     "huge": (safetensors({"a": tensor("F32", [1 << 62, 1 << 62], 0, 4)}, bytes(4)), "absurd shape"),
+    "huge and empty": (safetensors({"a": tensor("F32", [1 << 62, 0], 0, 0)}), "absurd shape"),
     "rank 99": (safetensors({"a": tensor("F32", [1] * 99, 0, 4)}, bytes(4)), "99 dimensions"),
     "span": (safetensors({"a": tensor("F32", [2], 0, 4)}, bytes(4)), "takes 8 bytes"),
     "backwards": (safetensors({"a": tensor("F32", [1], 4, 0)}, bytes(4)), "data_offsets span -4"),
