@@ -36,6 +36,7 @@ PARAMS_KEY = "headrace.params"  # weights metadata: the text of params.json, wri
 _FILE_LIMIT = 1 << 20
 _MAX_WIDTH = 1 << 20
 _MAX_LAYERS = 1000
+_VOCAB = STREAMING_WORD + 1, 1 << 24  # the prompt is made of pads, and words begin with their marker
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +277,7 @@ def _from_params(top: Fields) -> Config:
         Encoder(**_tower(encoder, _MISTRAL)),
         Decoder(
             **_tower(top, _MISTRAL),
-            vocab=top.integer("vocab_size", 2, 1 << 24),
+            vocab=top.integer("vocab_size", *_VOCAB),
             ada_dim=top.integer("ada_rms_norm_t_cond_dim", 1, _MAX_WIDTH),
         ),
         whisper.child("downsample_args").integer("downsample_factor", 1, 64),
@@ -297,7 +298,7 @@ def _from_transformers(top: Fields) -> Config:
     return _config(
         Audio(mels=tower.integer("num_mel_bins", 1, 4096)),
         Encoder(**_tower(tower, _TRANSFORMERS)),
-        Decoder(**_tower(text, _TRANSFORMERS), vocab=text.integer("vocab_size", 2, 1 << 24), ada_dim=ADA_DIM),
+        Decoder(**_tower(text, _TRANSFORMERS), vocab=text.integer("vocab_size", *_VOCAB), ada_dim=ADA_DIM),
         top.integer("downsample_factor", 1, 64),
         top.where,
         _RATE / _HOP / top.number("audio_length_per_tok", 1, 4096),

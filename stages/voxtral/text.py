@@ -42,6 +42,11 @@ class Detokenizer:
     ----------
     upstream : the port of `voxtral.decoder`, which knows its delay
     checkpoint : its folder holds tekken.json
+
+    Raises
+    ------
+    FormatError   if tekken.json is absent or damaged
+    ConfigError   if it is another model's
     """
 
     TAKES, GIVES = ("tokens", 1280), ("text", 1280)
@@ -55,6 +60,11 @@ class Detokenizer:
             raise ConfigError(
                 f"{checkpoint.tekken}: has {self.tekken.vocab_size} tokens, but the model's table has "
                 f"{checkpoint.config.decoder.vocab} rows; is it another model's?"
+            )
+        if len(self.tekken.specials) <= STREAMING_WORD:
+            raise ConfigError(
+                f"{checkpoint.tekken}: expected {STREAMING_WORD + 1} special tokens or more, [STREAMING_WORD] the "
+                f"last of them, found {len(self.tekken.specials)}; is it another model's?"
             )
         self.delay = self.lookahead = upstream.delay
 

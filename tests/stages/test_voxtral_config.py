@@ -129,6 +129,7 @@ AUDIO = f"{ENCODER}.audio_encoding_args"
         ("rope_theta", 1e300, "rope_theta should be"),
         ("norm_eps", -1e-5, "norm_eps should be"),
         ("vocab_size", 1 << 40, "vocab_size should be"),
+        ("vocab_size", 33, "vocab_size should be a whole number from 34"),
         ("tied_embeddings", False, "tied_embeddings should be True, the only variant implemented"),
         ("ada_rms_norm_t_cond", False, "ada_rms_norm_t_cond should be True"),
         ("multimodal", None, "'multimodal' is missing"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 
 from kernels import open_backend
+from pipeline.tools.weights import made_up_tekken
 from stages import ConfigError, Packet, Port, Span
 from stages.voxtral.adapter import Adapter
 from stages.voxtral.decoder import Decoder
 from stages.voxtral.encoder import LONGEST, Encoder
 from stages.voxtral.names import Checkpoint, open_checkpoint
+from stages.voxtral.text import Detokenizer
 from tests.compare import assert_close
 from tests.tiny import TINY, tiny_arrays, tiny_checkpoint
 
@@ -21,6 +24,7 @@ ATOL_HEADS = 2e-5  # f32 sums of at most 128 terms in another order, through two
 MEL = Port("mel", 16_000, 160, 128)
 FRAMES = Port("frames", 16_000, 320, TINY.encoder.dim, "device")
 JOINED = Port("frames", 16_000, 1280, TINY.decoder.dim, "device")
+TOKENS = Port("tokens", 16_000, 1280, 1, "device", delay=6 * 1280)
 OPS = open_backend("portable")
 
 
@@ -110,3 +114,19 @@ def test_context_shortens_the_window_and_never_lengthens_it(
 ) -> None:
     decoder = Decoder(JOINED, tiny, OPS, context=context)
     assert [ring.capacity for ring in decoder.open().stack.rings] == [kept] * TINY.decoder.layers
+
+
+@pytest.mark.parametrize(
+    ("vocab", "specials", "message"),
+    [
+        (TINY.decoder.vocab, 33, "expected 34 special tokens or more, .* found 33; is it another model's"),
+        (600, 64, "has 600 tokens, but the model's table has 512 rows"),
+    ],
+)
+def test_a_vocabulary_of_another_model_is_refused(
+    tmp_path: Path, vocab: int, specials: int, message: str
+) -> None:
+    checkpoint = open_checkpoint(tiny_checkpoint(tmp_path))
+    checkpoint.tekken.write_text(json.dumps(made_up_tekken(vocab, specials)))
+    with pytest.raises(ConfigError, match=message):
+        Detokenizer(TOKENS, checkpoint)
