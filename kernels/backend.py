@@ -21,7 +21,7 @@ BACKENDS = {"portable": "kernels.portable.backend:Portable"}  # best last; "auto
 
 
 class Backend(Protocol):
-    """Thirty verbs in nine groups; a backend keeps one file per group below `replay`."""
+    """Twenty-four verbs in nine groups; a backend keeps one file per group below `replay`."""
 
     name: str
 

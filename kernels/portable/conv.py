@@ -22,6 +22,7 @@ def conv1d(
             f"conv1d: x {x.shape} behind tail {tail.shape} with w {w.shape} and stride {stride} "
             f"does not fit out {out.shape}"
         )
+    assert out.flags.c_contiguous, "conv1d writes through a flat view of out"
     heard = np.concatenate((tail, x), axis=1)  # [B, T + k - stride, C]
     patches = np.empty((lanes, steps, channels, taps), np.float32)
     for tap in range(taps):

@@ -15,6 +15,7 @@ def nearest(out: np.ndarray, x: np.ndarray, codebook: np.ndarray) -> None:
 
     Differences are squared as they are: |c|^2 - 2 x.c would cancel, and choose wrongly between near rows.
     """
+    assert out.flags.c_contiguous, "nearest writes through a flat view of out"
     flat = out.reshape(-1)
     for i, point in enumerate(x.reshape(-1, x.shape[-1])):
         gap = codebook - point

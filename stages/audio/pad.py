@@ -10,6 +10,8 @@ from stages.errors import ConfigError
 from stages.packet import Cut, Packet, Span
 from stages.stage import Clock, Emission, Port, Row, emit, per_lane, plug
 
+LONGEST_MS = 600_000.0  # ten minutes of silence is a typing error, not a wish
+
 
 @dataclass(slots=True)
 class PadLane:
@@ -86,9 +88,6 @@ class Pad:
 
 def _silence(start: int, samples: int) -> Row:
     return np.zeros(samples, np.float32), Span(start, start + samples)
-
-
-LONGEST_MS = 600_000.0  # ten minutes of silence is a typing error, not a wish
 
 
 def _samples(option: str, ms: float, rate: int) -> int:

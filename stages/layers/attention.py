@@ -22,6 +22,7 @@ class Heads:
     count, kept : query heads H and key heads K; H / K queries share a key
     width : D
     window : keys a query sees, its own position included
+    theta, eps : of RoPE, and of the norm before
     """
 
     count: int
@@ -66,18 +67,7 @@ class Attention:
 
     def step(self, ops: Backend, x: Tensor, ring: Ring, active: Tensor, s: AttentionScratch) -> None:
         """x [B, T, C] += attention(x); the T items are appended to `ring`."""
-        norm_qkv_rope_append(
-            ops,
-            s.q,
-            ring,
-            x,
-            self.qkv,
-            active,
-            eps=self.heads.eps,
-            theta=self.heads.theta,
-            h=s.h,
-            k=s.k,
-            v=s.v,
-        )
+        numbers = {"eps": self.heads.eps, "theta": self.heads.theta}
+        norm_qkv_rope_append(ops, s.q, ring, x, self.qkv, active, **numbers, h=s.h, k=s.k, v=s.v)
         ops.attend(s.mix, s.q, ring, self.heads.window)
         linear_residual(ops, x, s.mix.reshape(*x.shape[:2], -1), self.out, self.out_bias, y=s.y)

@@ -9,9 +9,7 @@ from kernels import Backend, Tensor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CausalConv:
-    """Output j reads inputs up to stride * j + stride - 1; before the first input stand kernel - stride
-    zeros.
-    """
+    """Output j reads inputs up to stride * j + stride - 1; kernel - stride zeros stand before the first."""
 
     weight: Tensor  # [N, C, k]
     bias: Tensor | None  # [N]

@@ -14,6 +14,8 @@ from stages.packet import Packet
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
+    """One attention, then one feed-forward part."""
+
     attention: Attention
     mlp: GatedMlp
 
@@ -55,9 +57,7 @@ class Stack:
         """x [B, T, C] goes through all layers in place."""
         lanes, items, _ = x.shape
         assert items <= self.longest, f"{items} items in one step, the rings allow {self.longest}"
-        if (
-            state.scratch.items != items
-        ):  # only uncaptured lengths come here: offline passes and their remainder
+        if state.scratch.items != items:  # only uncaptured lengths: offline passes and their remainder
             state.scratch = self._scratch(ops, lanes, items)
         for layer, ring in zip(self.layers, state.rings, strict=True):
             layer.attention.step(ops, x, ring, active, state.scratch.attention)

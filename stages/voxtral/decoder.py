@@ -128,8 +128,7 @@ class Decoder:
         return []
 
     def _nth(self, state: DecoderState, packet: Packet, t: int) -> Packet:
-        """Item `t` of a longer packet, in memory of its own: its neighbours are under way at the same time.
-        """
+        """Item `t` of a longer packet, in memory of its own: its neighbours are under way as well."""
         hop = self.gives.hop
         spans = tuple(s and Span(s.start + t * hop, s.start + (t + 1) * hop) for s in packet.spans)
         return Packet(self.ops.copy(self._token(state, packet.data[:, t : t + 1])), spans)

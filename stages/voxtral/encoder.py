@@ -127,14 +127,9 @@ def _layer(checkpoint: Checkpoint, ops: Backend, n: int) -> Layer:
         return ops.upload(checkpoint.array(f"encoder.layers.{n}.{name}"))
 
     qkv = QkvWeights(
-        vector("attention_norm"),
-        matrix("wq"),
-        matrix("wk"),
-        matrix("wv"),
-        vector("wq_bias"),
-        None,
-        vector("wv_bias"),
-    )
+        vector("attention_norm"), matrix("wq"), matrix("wk"), matrix("wv"),
+        q_bias=vector("wq_bias"), v_bias=vector("wv_bias"),
+    )  # fmt: skip
     mlp = GateUpWeights(vector("ffn_norm"), matrix("w1"), matrix("w3"))
     return Layer(
         Attention(qkv, matrix("wo"), vector("wo_bias"), heads),
@@ -148,8 +143,6 @@ def _parts(packet: Packet, longest: int, hop: int) -> Iterator[Packet]:
         yield packet
         return
     for at in range(0, packet.items, longest):
-        data = packet.data[:, at : at + longest]
-        yield Packet(
-            data,
-            tuple(s and Span(s.start + at * hop, s.start + (at + data.shape[1]) * hop) for s in packet.spans),
-        )
+        stop = min(at + longest, packet.items)
+        spans = tuple(s and Span(s.start + at * hop, s.start + stop * hop) for s in packet.spans)
+        yield Packet(packet.data[:, at:stop], spans)

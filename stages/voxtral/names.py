@@ -242,9 +242,8 @@ def _check(weights: Weights, rows: Mapping[str, Row], stored: Mapping[str, str],
     kinds = {"missing": missing, "misshapen": wrong, "unexpected": extra}
     complaints = [_count(what, found) for what, found in kinds.items() if found]
     if complaints:
-        cure = (
-            "is a shard absent?" if missing and not wrong else "do params.json and weights belong together?"
-        )
+        shard = missing and not wrong
+        cure = "is a shard absent?" if shard else "do params.json and weights belong together?"
         raise WeightsError(f"{weights.source}: of {len(rows)} tensors " + "; ".join(complaints) + f"; {cure}")
 
 

@@ -63,8 +63,8 @@ class Detokenizer:
             )
         if len(self.tekken.specials) <= STREAMING_WORD:
             raise ConfigError(
-                f"{checkpoint.tekken}: expected {STREAMING_WORD + 1} special tokens or more, [STREAMING_WORD] the "
-                f"last of them, found {len(self.tekken.specials)}; is it another model's?"
+                f"{checkpoint.tekken}: expected {STREAMING_WORD + 1} special tokens or more, found "
+                f"{len(self.tekken.specials)}; is it another model's?"
             )
         self.delay = self.lookahead = upstream.delay
 

@@ -128,7 +128,7 @@ def _open_index(path: Path) -> Weights:
 
 def _open_numbered(folder: Path, stem: str, count: int) -> Weights:
     if not count:
-        raise WeightsError(f"{folder}: {stem}-...-of-00000 counts no files; expected 00001 or more; rename it")
+        raise WeightsError(f"{folder}: {stem}-...-of-00000 counts no files, expected 00001 or more")
     paths = [folder / f"{stem}-{n:05}-of-{count:05}.safetensors" for n in range(1, count + 1)]
     return _open(folder, "safetensors", *(map_bytes(path) for path in paths))
 

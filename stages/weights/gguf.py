@@ -82,11 +82,8 @@ class _Cursor:
             )
         begin = self.at - self._window_at
         if begin + n > len(self._window):
-            self._window, self._window_at, begin = (
-                self._read(self.at, min(max(n, _WINDOW), self.left)),
-                self.at,
-                0,
-            )
+            self._window = self._read(self.at, min(max(n, _WINDOW), self.left))
+            self._window_at, begin = self.at, 0
         self.at += n
         return self._window[begin : begin + n]
 
