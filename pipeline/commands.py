@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 import threading
 from argparse import Namespace
 from collections.abc import Iterator
@@ -14,26 +13,30 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import SinkClosed
+from pipeline.ends.output import Output
+from pipeline.errors import GraphError, SinkClosed
 from pipeline.graph import Graph, load_graph
-from pipeline.progress import progress
+from pipeline.progress import progress, say
 from pipeline.run import Run
 
 INTERRUPTED = 130
 
 
 def run(arguments: Namespace) -> int:
-    report: dict[str, Any] = {}
     graph = load(arguments, arguments.graph)
-    with loading(graph), Run(graph, on_metrics=report.update) as running, stopping(running) as interrupted:
+    if graph.source is None or not graph.sinks:
+        what, add = ("sink", "sink=lines") if graph.source else ("source", "source.file.path=talk.wav")
+        raise GraphError(f"{arguments.graph}: it has no {what} to run with; add one, as in --set {add}")
+    report: dict[str, Any] = {}
+    with (
+        figures(arguments, report), loading(graph),
+        Run(graph, on_metrics=report.update) as running, stopping(running) as interrupted,
+    ):  # fmt: skip
         try:
             running.run()
         finally:
-            notes(running)
-            if arguments.metrics:
-                print(table(report), file=sys.stderr)
-            if arguments.metrics_json:
-                Path(arguments.metrics_json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            for note in running.notes:
+                say(note)
     return INTERRUPTED if interrupted else 0
 
 
@@ -45,7 +48,7 @@ def transcribe(arguments: Namespace) -> int:
         failed = transcribe_files(running, arguments.files, arguments.format, arguments.output)
     for name, error in failed:
         if not isinstance(error, SinkClosed):
-            print(f"{error}" if name in str(error) else f"{name}: {error}", file=sys.stderr)
+            say(f"{error}" if name in str(error) else f"{name}: {error}")
     return (
         INTERRUPTED
         if interrupted
@@ -63,8 +66,8 @@ def evaluate(arguments: Namespace) -> int:
     with loading(graph), Run(graph) as running, stopping(running) as interrupted:
         result = evaluate_manifest(running, rows, score)
     if arguments.errors:
-        print(result.mistakes(), file=sys.stderr)
-    print(json.dumps(result.as_json(), indent=1) if arguments.json else result.table())
+        say(result.mistakes())
+    show(json.dumps(result.as_json(), indent=1) if arguments.json else result.table())
     return INTERRUPTED if interrupted else 1 if result.failed else 0
 
 
@@ -73,7 +76,7 @@ def bench(arguments: Namespace) -> int:
 
     graph = load(arguments, arguments.graph)
     result = bench_graph(graph, seconds=arguments.seconds)
-    print(json.dumps(result.as_json(), indent=1) if arguments.json else result.table())
+    show(json.dumps(result.as_json(), indent=1) if arguments.json else result.table())
     return 0
 
 
@@ -82,35 +85,36 @@ def validate(arguments: Namespace) -> int:
 
     graph = load(arguments, arguments.graph)
     check_ports(graph)
-    print(f"{arguments.graph}: ok, {len(graph.nodes)} stages, {len(graph.sinks)} sinks")
+    stages, sinks = len(graph.nodes), len(graph.sinks)
+    show(f"{arguments.graph}: ok, {stages} stages, {sinks} sink{'s' * (sinks != 1)}")
     return 0
 
 
 def inspect(arguments: Namespace) -> int:
     from pipeline.tools.inspect import explain, listing
 
-    print(explain(arguments.stage) if arguments.stage else listing())
+    show(explain(arguments.stage) if arguments.stage else listing())
     return 0
 
 
 def draw(arguments: Namespace) -> int:
     from pipeline.tools.draw import dot, mermaid
 
-    print((mermaid if arguments.format == "mermaid" else dot)(load(arguments, arguments.graph)))
+    show((mermaid if arguments.format == "mermaid" else dot)(load(arguments, arguments.graph)))
     return 0
 
 
 def schema(arguments: Namespace) -> int:
     from pipeline.tools.schema import schema_text
 
-    print(schema_text())
+    show(schema_text())
     return 0
 
 
 def devices(arguments: Namespace) -> int:
     from pipeline.ends.mic import list_devices
 
-    print(list_devices())
+    show(list_devices())
     return 0
 
 
@@ -118,15 +122,14 @@ def doctor(arguments: Namespace) -> int:
     from pipeline.tools.doctor import examine
 
     report = examine()
-    print(json.dumps(report.as_json(), indent=1) if arguments.json else report.text())
+    show(json.dumps(report.as_json(), indent=1) if arguments.json else report.text())
     return 0
 
 
 def weights(arguments: Namespace) -> int:
     from pipeline.tools.weights import describe
 
-    for line in describe(arguments.file).lines(tensors=arguments.tensors):
-        print(line)
+    show("\n".join(describe(arguments.file).lines(tensors=arguments.tensors)))
     return 0
 
 
@@ -150,7 +153,7 @@ def load(arguments: Namespace, where: str) -> Graph:
     """The graph a command names, with its overrides."""
     params = dict(arguments.params)
     for name in ("weights", "backend"):
-        if getattr(arguments, name, None):
+        if getattr(arguments, name) is not None:
             params[name] = getattr(arguments, name)
     return load_graph(where, sets=arguments.sets, params=params, allow_import=arguments.allow_import)
 
@@ -161,12 +164,24 @@ def loading(graph: Graph) -> Iterator[None]:
     from pipeline.tools.doctor import built_in
 
     if graph.weights and built_in(graph.weights):
-        print(
+        say(
             "using the built-in small model: letters, numbers, dates, commands and coffee orders in English; "
-            "name another with --weights or VOXTRAL",
-            file=sys.stderr,
+            "name another with --weights or VOXTRAL"
         )
     yield
+
+
+def show(text: str) -> None:
+    """What the user asked for, on standard output.
+
+    Raises
+    ------
+    SinkError    if it cannot be written; SinkClosed if its reader has gone
+    """
+    out = Output()
+    out.open()
+    out.write(f"{text}\n")
+    out.close()
 
 
 @contextmanager
@@ -192,10 +207,22 @@ def stopping(running: Run) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def notes(running: Run) -> None:
-    """What the source wants known, such as samples it had to replace."""
-    for note in running.notes:
-        print(note, file=sys.stderr)
+@contextmanager
+def figures(arguments: Namespace, report: dict[str, Any]) -> Iterator[None]:
+    """Hands out what the run reports, where it was asked for; a file that cannot be written is known before
+    the run.
+    """
+    out = Output(arguments.metrics_json) if arguments.metrics_json is not None else None
+    if out is not None:
+        out.open()
+    try:
+        yield
+    finally:
+        if arguments.metrics and report:
+            say(table(report))
+        if out is not None:
+            out.write(json.dumps(report, indent=1) + "\n")
+            out.close()
 
 
 def table(report: dict[str, Any]) -> str:

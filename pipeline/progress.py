@@ -1,10 +1,10 @@
-"""Progress bars on standard error, where somebody watches; nothing at all where nobody does."""
+"""Standard error: what the user should know, and progress bars where somebody watches."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 Report = Callable[[float, float | None], None]  # (done, total); total None where it is not known
 
@@ -30,6 +30,18 @@ def progress(what: str, *, unit: str = "bytes", quiet: bool = False) -> Iterator
     with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def say(text: str) -> None:
+    """One line, or a few, on standard error; control characters, as file names may hold them, are spelt out.
+
+    Where there is no standard error any more nobody can be told, and the work goes on.
+    """
+    if sys.stderr is None:  # print would take standard output instead
+        return
+    shown = "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+    with suppress(OSError):
+        print(shown, file=sys.stderr, flush=True)
 
 
 def watched() -> bool:

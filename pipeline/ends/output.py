@@ -27,6 +27,8 @@ class Output:
 
     def open(self) -> None:
         if self.path == "-":
+            if sys.stdout is None:
+                raise SinkError("standard output: there is none; name a file instead of '-'")
             self._stream = sys.stdout
             return
         try:
