@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 
 from kernels import open_backend
-from pipeline.tools.weights import made_up_tekken
 from stages import ConfigError, Packet, Port, Span
 from stages.voxtral.adapter import Adapter
 from stages.voxtral.decoder import Decoder
 from stages.voxtral.encoder import LONGEST, Encoder
 from stages.voxtral.names import Checkpoint, open_checkpoint
-from stages.voxtral.text import Detokenizer
 from tests.compare import assert_close
 from tests.tiny import TINY, tiny_arrays, tiny_checkpoint
 
@@ -24,8 +22,8 @@ ATOL_HEADS = 2e-5  # f32 sums of at most 128 terms in another order, through two
 MEL = Port("mel", 16_000, 160, 128)
 FRAMES = Port("frames", 16_000, 320, TINY.encoder.dim, "device")
 JOINED = Port("frames", 16_000, 1280, TINY.decoder.dim, "device")
-TOKENS = Port("tokens", 16_000, 1280, 1, "device", delay=6 * 1280)
 OPS = open_backend("portable")
+STEPPED_MS = [*range(80, 1201, 80), 2400]
 
 
 @pytest.fixture(scope="module")
@@ -116,17 +114,33 @@ def test_context_shortens_the_window_and_never_lengthens_it(
     assert [ring.capacity for ring in decoder.open().stack.rings] == [kept] * TINY.decoder.layers
 
 
-@pytest.mark.parametrize(
-    ("vocab", "specials", "message"),
-    [
-        (TINY.decoder.vocab, 33, "expected 34 special tokens or more, found 33; is it another model's"),
-        (600, 64, "has 600 tokens, but the model's table has 512 rows"),
-    ],
-)
-def test_a_vocabulary_of_another_model_is_refused(
-    tmp_path: Path, vocab: int, specials: int, message: str
-) -> None:
-    checkpoint = open_checkpoint(tiny_checkpoint(tmp_path))
-    checkpoint.tekken.write_text(json.dumps(made_up_tekken(vocab, specials)))
-    with pytest.raises(ConfigError, match=message):
-        Detokenizer(TOKENS, checkpoint)
+@pytest.mark.parametrize("delay_ms", STEPPED_MS)
+def test_the_prompt_is_mistral_common_s(tiny: Checkpoint, delay_ms: int) -> None:
+    audio = pytest.importorskip("mistral_common.tokens.tokenizers.audio")
+    config = audio.AudioConfig(
+        sampling_rate=16_000, frame_rate=12.5, transcription_format=audio.TranscriptionFormat.STREAMING,
+        encoding_config=audio.AudioSpectrogramConfig(num_mel_bins=128, hop_length=160, window_size=400),
+        transcription_delay_ms=480.0, streaming_look_ahead_ms=2.5, streaming_look_back_ms=52.5,
+        streaming_n_left_pad_tokens=32,
+    )  # fmt: skip
+    encoder = audio.AudioEncoder(config, audio.SpecialAudioIDs(24, 25, 32, None, None))
+    ours = Decoder(JOINED, tiny, OPS, delay_ms=delay_ms).prompt
+    assert ours.tolist() == [1, *encoder.encode_streaming_tokens(float(delay_ms))]
+
+
+def test_prompt_and_port_follow_the_delay_and_the_vocabulary_s_padding(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path)
+    tekken = json.loads((folder / "tekken.json").read_text())
+    tekken["audio"]["streaming_n_left_pad_tokens"] = 5
+    (folder / "tekken.json").write_text(json.dumps(tekken))
+    decoder = Decoder(JOINED, open_checkpoint(folder), OPS, delay_ms=160)
+    assert decoder.prompt.tolist() == [1] + [32] * 7
+    assert decoder.gives.delay == 2 * 1280
+
+
+def test_the_prompt_is_said_back_before_the_first_choice(tiny: Checkpoint) -> None:
+    decoder = Decoder(JOINED, tiny, OPS, delay_ms=80)
+    frames = np.random.default_rng(0).standard_normal((1, 40, TINY.decoder.dim)).astype(np.float32)
+    packets = decoder.step(decoder.open(), Packet(frames, (Span(0, 40 * 1280),)))
+    assert [int(p.data[0, 0]) for p in packets][:33] == [32] * 33
+    assert [p.spans[0] for p in packets] == [Span(n * 1280, (n + 1) * 1280) for n in range(40)]
