@@ -3,13 +3,14 @@
     for pending in engine.pump(): pending.wait()                                # a thread
     for pending in engine.pump(): await asyncio.to_thread(pending.wait)         # an event loop
 
-One engine has one backend, one set of lanes and one thread. Jobs beyond the number of lanes queue up and
-start as lanes fall free.
+One engine has one backend, one set of lanes and one thread; only `stop` and `close` may come from another.
+Jobs beyond the number of lanes queue up and start as lanes fall free.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -35,10 +36,12 @@ class Engine:
         self.metrics = metrics or Metrics()
         self.sessions: list[Session] = []
         self.failed: list[tuple[str, Exception]] = []  # session name and error, in order
+        self.notes: list[str] = []  # what sources wanted known, such as samples they had to replace
         self.bell = Bell()
         self.news = Pending(self.bell.wait, self.bell.rung)  # type: ignore[arg-type]
         self._jobs: Iterator[Job] = iter(())
         self._stopping = False
+        self._turn = threading.RLock()  # held while a round is under way, so that `close` comes between two
         self.width = max(1, plan.graph.lanes.count)
         self._lanes = [self._row(run) for run in plan.runs]
 
@@ -65,12 +68,12 @@ class Engine:
         """Work until all sessions and jobs are over; yields after every round what is left to wait for, if
         anything.
         """
-        self._refill()
+        with self._turn:
+            self._refill()
         while self.sessions:
-            moved = [session.pull() for session in self.sessions]
-            moved += [lanes.step() for lanes in self._lanes]
-            self._reap()
-            if any(moved):
+            with self._turn:
+                moved = self._round()
+            if moved:
                 yield MOVED
             elif self.sessions:
                 device = (lanes.pending() for lanes in self._lanes)
@@ -82,35 +85,57 @@ class Engine:
             pending.wait()
 
     async def run_async(self) -> None:
-        """Drive the pump on this event loop; only the waiting leaves it."""
-        for pending in self.pump():
-            await (asyncio.sleep(0) if pending.ready() else asyncio.to_thread(pending.wait))
+        """Drive the pump on this event loop; only the waiting leaves it. Cancelled, it closes the engine."""
+        try:
+            for pending in self.pump():
+                if pending.ready():
+                    pending.wait()
+                    await asyncio.sleep(0)
+                else:
+                    await asyncio.to_thread(pending.wait)
+        finally:
+            self.close()
 
     def stop(self) -> None:
-        """Hear no more, start nothing new; what has been heard is finished. Safe from a signal handler."""
+        """Hear no more, start nothing new; what has been heard is finished."""
         self._stopping = True
-        for session in self.sessions:
+        for session in list(self.sessions):
             session.stop()
         self.bell.ring()
 
     def close(self) -> None:
         """Let go of every session at once, and open no more."""
         self._stopping = True
-        for session in self.sessions:
-            session.close()
-        self._reap()
+        with self._turn:
+            for session in self.sessions:
+                session.close()
+            self._reap()
+        self.bell.ring()
 
     def _row(self, run: tuple[str, ...]) -> Lanes:
         graph = self.plan.graph
         assert self.plan.backend is not None, "device stages have a backend"
-        wait = round(graph.lanes.wait_ms * (graph.clock or 16_000) / 1000)
         stages = [(name, self.plan.built[name]) for name in run]
-        return Lanes(stages, self.plan.backend, self.metrics, count=self.width, wait=wait)
+        return Lanes(stages, self.plan.backend, self.metrics, count=self.width, wait_ms=graph.lanes.wait_ms)
+
+    def _round(self) -> bool:
+        moved = [session.pull() for session in self.sessions]
+        try:
+            moved += [lanes.step() for lanes in self._lanes]
+        except Exception as error:  # what the lanes hold now is anybody's guess, for every speaker in them
+            self._stopping = True
+            for session in self.sessions:
+                session.fail(error)
+        for session in self.sessions:
+            session.settle()
+        self._reap()
+        return any(moved)
 
     def _reap(self) -> None:
         for session in [s for s in self.sessions if s.done]:
             self.sessions.remove(session)
             self.failed += [(session.meter.name, error) for error in session.errors]
+            self.notes += [f"{session.meter.name}: {note}" for note in getattr(session.source, "notes", ())]
             self._refill()
 
     def _refill(self) -> None:

@@ -3,7 +3,8 @@
 Every session has a seat: a mailbox in front of its lane. `step` takes what the mailboxes hold, makes one
 packet of all lanes that have a whole quantum (None spans for the others), walks it through the device stages
 and hands each lane its rows. How long a full lane waits for its neighbours is counted in samples of audio
-queued behind it, never in seconds of a timer, so a run can be replayed.
+queued behind it, never in seconds of a timer, so a run can be replayed; a lane in which a cut or the end is
+queued waits for nobody, as nothing may come behind that.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from pipeline.operators import recut
 from pipeline.wires import Fetch, Upload
 from stages import Cut, Packet, Span, Stage
 from stages.stage import Emission, Regroup, Row
+
+BACKLOG_S = 0.5  # a lane that already has this much waiting is not asked for more
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,11 @@ class Seat:
         return sum(len(entry[1]) for entry in self.mailbox if isinstance(entry, tuple))
 
     @property
+    def closing(self) -> bool:
+        """A cut or the end waits behind the audio at the head."""
+        return any(not isinstance(entry, tuple) for entry in self.mailbox)
+
+    @property
     def ready(self) -> bool:
         """A whole quantum is at the head."""
         return bool(self.mailbox) and isinstance(self.mailbox[0], tuple)
@@ -87,7 +95,7 @@ class Lanes:
 
     stages : name and stage of the run, in order
     count : lanes, fixed for the life of the run
-    wait : samples of audio a full lane lets its neighbours lag behind; 0 never waits
+    wait_ms : audio that may queue up behind a full lane before it leaves its neighbours behind; 0 never waits
     """
 
     def __init__(
@@ -97,16 +105,18 @@ class Lanes:
         metrics: Metrics,
         *,
         count: int = 1,
-        wait: int = 0,
+        wait_ms: float = 0.0,
     ):
         self._stages = [stage for _, stage in stages]
         self._meters = [metrics.stage(name) for name, _ in stages]
         self._states = [stage.open(count) for stage in self._stages]
         self._seats: list[Seat | None] = [None] * count
         self._upload, self._fetch = Upload(backend), Fetch(backend)
-        self._wait = wait
+        self._soiled: set[int] = set()  # lanes that were left in the middle of something
         first = self._stages[0]
+        self.rate = first.takes.rate
         self._quantum, self._hop = first.quantum, first.takes.hop
+        self._patience = self._quantum * self._hop + round(wait_ms * self.rate / 1000)
 
     def seat(self, deliver: Callable[[Emission], None], finish: Callable[[], None]) -> Seat:
         """A free lane for a new session.
@@ -119,20 +129,26 @@ class Lanes:
         if free is None:
             count = len(self._seats)
             raise Busy(f"all {count} lanes are taken; raise 'lanes: {{count: {count}}}' in the graph")
+        if free in self._soiled:
+            for stage, state in zip(self._stages, self._states, strict=True):
+                stage.flush(state, free)
+            self._soiled.remove(free)
         seat = self._seats[free] = Seat(free, Regroup(self._quantum, self._hop), deliver, finish)
         return seat
 
     def leave(self, seat: Seat) -> None:
-        """Give the lane back at once; what it still held is dropped and it is left as good as new."""
+        """Give the lane back at once; what it still holds is dropped before the next session sits down.
+
+        The stages are not touched, as they may be what has failed.
+        """
         if self._seats[seat.lane] is seat:
             self._seats[seat.lane] = None
+            self._soiled.add(seat.lane)
             seat.mailbox.clear()
-            for stage, state in zip(self._stages, self._states, strict=True):
-                stage.flush(state, seat.lane)
 
-    @property
-    def free(self) -> int:
-        return sum(seat is None for seat in self._seats)
+    def full(self, seat: Seat) -> bool:
+        """More audio would only wait behind what is there."""
+        return seat.backlog > max(self._patience, BACKLOG_S * self.rate)
 
     def step(self) -> bool:
         """Do what can be done without waiting; says whether anything was."""
@@ -143,8 +159,8 @@ class Lanes:
                 self._mark(seat, seat.mailbox.popleft())
                 moved = True
         ready = [seat for seat in seats if seat.ready]
-        patience = self._quantum * self._hop + self._wait
-        if ready and (len(ready) == len(seats) or any(seat.backlog >= patience for seat in ready)):
+        urgent = any(seat.closing or seat.backlog >= self._patience for seat in ready)
+        if ready and (urgent or len(ready) == len(seats)):
             self._advance(ready)
             moved = True
         return self._fetch.deliver() or moved
@@ -193,10 +209,11 @@ class Lanes:
             self._through(place + 1, answers)
 
     def _scatter(self, packet: Packet) -> None:
-        seats = [(seat, span) for seat, span in zip(self._seats, packet.spans, strict=True) if seat and span]
+        seats = [(seat, span) for seat, span in zip(self._seats, packet.spans, strict=True)]
 
         def deliver(data: np.ndarray) -> None:
             for seat, span in seats:
-                seat.deliver(Packet(data[seat.lane][None], (span,)))
+                if seat is not None and span is not None:
+                    seat.deliver(Packet(data[seat.lane][None], (span,)))
 
         self._fetch.items(packet.data, deliver)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,6 @@ from pipeline.lanes import Lanes, Seat
 from pipeline.metrics import Metrics
 from pipeline.operators import operator, root, shared, tap
 from stages import Cut, Packet, Port, Span
-
-BACKLOG_S = 0.5  # a session whose lane already has this much waiting is not asked for more
 
 
 class Session:
@@ -44,9 +44,10 @@ class Session:
         self.errors: list[Exception] = []
         self.done = False
         self._writers: list[Writer] = []
-        self._finished = 0
         self._seats: list[tuple[Lanes, Seat]] = []
+        self._running = 1  # streams that have not ended: the head, one for every sink, one for every seat
         self._at = 0
+        self._under_way: deque[tuple[float, float]] = deque()  # blocks: end on the sample clock, arrival; s
         self._ending = False
         port = source.open()
         self.rate = port.rate
@@ -70,16 +71,17 @@ class Session:
 
     def pull(self) -> bool:
         """Push one waiting block through the chain; says whether there was anything to do."""
-        if self.done or any(seat.backlog > BACKLOG_S * self.rate for _, seat in self._seats):
+        if self.done or any(lanes.full(seat) for lanes, seat in self._seats):
             return False
         if (block := self.intake.take()) is not None:
             samples, arrived = block
             span = Span(self._at, self._at + len(samples))
             self._at = span.stop
             self.meter.audio_s = self._at / self.rate
+            self._under_way.append((self.meter.audio_s, arrived))
             self._head.on_next(Packet(samples[None], (span,)))
-            self.meter.passed(time.monotonic() - arrived)
-            self._show(samples)
+            for writer in self._writers:
+                writer.meter(samples, self.meter.lag_s)
             self.meter.queued_s = self.intake.peak / self.rate
             self.meter.dropped_s = (self.intake.dropped + getattr(self.source, "lost", 0)) / self.rate
             return True
@@ -88,8 +90,16 @@ class Session:
             if self.intake.error:
                 self.errors.append(self.intake.error)
             self._head.on_completed()
+            self.finished()
             return True
         return False
+
+    def settle(self) -> None:
+        """Note how long each block was under way that has left the lanes by now."""
+        waiting_s = max((seat.backlog / lanes.rate for lanes, seat in self._seats), default=0.0)
+        through_s, now = self._at / self.rate - waiting_s, time.monotonic()
+        while self._under_way and self._under_way[0][0] <= through_s:
+            self.meter.passed(now - self._under_way.popleft()[1])
 
     def stop(self) -> None:
         """Hear no more; what has been heard is still finished."""
@@ -138,16 +148,25 @@ class Session:
             sink.open(port if upstream == "source" else stages[upstream].gives)
             writer = Writer(self, sink)
             self._writers.append(writer)
-            tap(streams[upstream], writer.write, writer.finish, self._fail)
+            self._running += 1
+            tap(streams[upstream], writer.write, writer.finish, self.fail)
         for run, row in zip(plan.runs, lanes, strict=True):
             answers = streams[run[-1]]
-            seat = row.seat(answers.on_next, answers.on_completed)
+            seat = row.seat(answers.on_next, partial(self._over, answers))
             self._seats.append((row, seat))
-            tap(streams[plan.graph.node(run[0]).upstream], seat.push, seat.end, self._fail)
+            self._running += 1
+            tap(streams[plan.graph.node(run[0]).upstream], seat.push, seat.end, self.fail)
 
-    def _fail(self, error: Exception) -> None:
-        self.errors.append(error)
-        self.close()
+    def _over(self, answers: Any) -> None:
+        """The last answer of a seat has been delivered."""
+        answers.on_completed()
+        self.finished()
+
+    def fail(self, error: Exception) -> None:
+        """A stage failed, which several branches may hear of; the session ends here."""
+        if not self.done:
+            self.errors.append(error)
+            self.close()
 
     def lost(self, error: Exception) -> None:
         """A sink failed; while another still writes, the session goes on, else it hears no more."""
@@ -156,9 +175,9 @@ class Session:
             self.stop()
 
     def finished(self) -> None:
-        """A sink has had everything."""
-        self._finished += 1
-        if self._finished == len(self._writers):
+        """One of the streams has ended."""
+        self._running -= 1
+        if not self._running:
             self.done = True
             self.source.close()
 
@@ -167,11 +186,6 @@ class Session:
             close()
         except Exception as error:  # one more thing to report, nothing left to stop
             self.errors.append(error)
-
-    def _show(self, samples: np.ndarray) -> None:
-        for sink in self._sinks:
-            if meter := getattr(sink, "meter", None):
-                meter(level_db(samples), self.meter.lag_s)
 
     def emitted_s(self) -> float:
         """Seconds of audio that had gone in by now."""
@@ -197,20 +211,28 @@ class Writer:
         return getattr(self._sink, "listens", False)
 
     def write(self, item: Packet | Cut) -> None:
-        if self.broken:
+        if isinstance(item, Cut):
+            self._try(self._sink.cut, item.at)
             return
-        try:
-            if isinstance(item, Cut):
-                self._sink.cut(item.at)
-                return
-            self._sink.write(item, emitted_s=self._session.emitted_s())
-            if isinstance(item.data, list):
-                self._pieces += len(item.data)
-                self._session.meter.pieces = max(self._session.meter.pieces, self._pieces)
-        except Exception as error:
-            self.broken = True
-            self._session.lost(error)
+        self._try(self._sink.write, item, emitted_s=self._session.emitted_s())
+        if isinstance(item.data, list):
+            self._pieces += len(item.data)
+            self._session.meter.pieces = max(self._session.meter.pieces, self._pieces)
+
+    def meter(self, samples: np.ndarray, lag_s: float) -> None:
+        """How loud it is and how far behind, for sinks that show it."""
+        if (show := getattr(self._sink, "meter", None)) is not None:
+            self._try(show, level_db(samples), lag_s)
 
     def finish(self) -> None:
         self._session.quietly(self._sink.close)
         self._session.finished()
+
+    def _try(self, act: Callable[..., None], *args: Any, **options: Any) -> None:
+        if self.broken or self._session.done:  # a session that failed has closed its sinks
+            return
+        try:
+            act(*args, **options)
+        except Exception as error:
+            self.broken = True
+            self._session.lost(error)
