@@ -19,7 +19,7 @@ from tests.tiny import tiny_checkpoint
 
 pytestmark = pytest.mark.oracle
 
-TOKENS = 300  # both tiny windows (10 frames, 20 positions) are exceeded many times over
+CHOSEN = 300  # greedy tokens; both tiny windows (10 frames, 20 positions) are exceeded many times over
 BOUND = 1e-4  # of the largest value: f32 against f32, sums in another order, through four layers
 MEL = Port("mel", 16_000, 160, 128)
 
@@ -86,10 +86,10 @@ def assert_greedy(tokens: list[int], theirs: np.ndarray, first: int) -> None:
         )
 
 
-def restless_mel(seed: int) -> np.ndarray:
-    """Mel frames [T, 128] that change in shape and level with every token, so that the answers do too."""
+def restless_mel(count: int, seed: int) -> np.ndarray:
+    """Mel frames [8 count, 128] that change in shape and level with every token, as the answers then do."""
     random = np.random.default_rng(seed)
-    tokens = random.normal(0, 1, (TOKENS, 128)) + random.normal(0, 3, (TOKENS, 1))
+    tokens = random.normal(0, 1, (count, 128)) + random.normal(0, 3, (count, 1))
     return np.repeat(tokens, 8, axis=0).astype(np.float32)
 
 
@@ -100,7 +100,7 @@ def test_logits_and_greedy_tokens_equal_the_official_ones(
 ):
     official = tiny_checkpoint(tmp_path / "official", naming="transformers", seed=delay)
     ours = tiny_checkpoint(tmp_path / "ours", naming=naming, seed=delay)
-    mel = restless_mel(delay)
+    mel = restless_mel(32 + delay + CHOSEN, seed=delay)
     frames, adapted, tokens, logits = run_ours(open_checkpoint(ours), mel, 80 * delay, tokens_per_step)
     fed = [1, *tokens[:-1]]
     assert fed[: 33 + delay] == [1] + [32] * (32 + delay)
@@ -108,5 +108,6 @@ def test_logits_and_greedy_tokens_equal_the_official_ones(
     assert_within(frames, their_frames, "encoder")
     assert_within(adapted.reshape(their_adapted.shape), their_adapted, "adapter")
     assert_within(logits, their_logits, "logits")
+    assert len(tokens[32 + delay :]) == CHOSEN
     assert_greedy(tokens, their_logits, first=32 + delay)
     assert len(set(tokens[33 + delay :])) >= 8, "a model that only repeats itself proves nothing"
