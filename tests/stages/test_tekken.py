@@ -73,6 +73,13 @@ def test_random_ids_streamed_byte_by_byte_equal_the_text_of_mistral_common(
     assert "".join(streamed) + characters.flush() == ours.decode(tokens) == expected
 
 
+def test_random_ids_among_special_ones_equal_the_text_of_mistral_common(ours: Tekken, theirs: Any) -> None:
+    """Whole characters only: mistral-common decodes from one special token to the next, we over them."""
+    whole = [t for t in range(1000, ours.vocab_size) if "\ufffd" not in ours.decode([t])]
+    tokens = [pick.choice(ids) for pick in [random.Random(0)] for ids in [whole, range(1000)] * 1000]
+    assert ours.decode(tokens) == theirs.decode(tokens)
+
+
 def test_the_published_check_value_holds(ours: Tekken) -> None:
     assert ours.decode([131_071]) == "后汉书"
     assert ours.decode([1362, 19135, 1046]) == " I spoke."
@@ -160,6 +167,33 @@ def test_a_small_file_that_claims_many_special_tokens_is_refused_as_fast_as_any(
     content["special_tokens"] = [{"rank": count - n, "token_str": "x"} for n in (1, 2)]
     with pytest.raises(FormatError, match="special token 'x' appears twice"):
         load_tekken(write(tmp_path, content))
+
+
+ABSURD = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.integers(0, 1 << 70), st.floats(), st.text(max_size=8),
+    st.just([]), st.just({}), st.just([{}] * 3),
+)  # fmt: skip
+
+
+@examples(max_examples=50, deadline=None)
+@given(
+    path=st.sampled_from([
+        "config", "config.default_vocab_size", "config.default_num_special_tokens", "vocab", "vocab.0",
+        "vocab.0.rank", "vocab.9.token_bytes", "special_tokens", "special_tokens.3", "special_tokens.3.rank",
+        "special_tokens.3.token_str", "audio", "audio.audio_encoding_config",
+    ]),
+    value=ABSURD,
+)  # fmt: skip
+def test_any_value_anywhere_is_a_vocabulary_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, path: str, value: Any
+) -> None:
+    file = write(tmp_path_factory.mktemp("absurd"), changed(path, value))
+    try:
+        tekken = load_tekken(file)
+    except FormatError as reason:
+        assert str(reason).startswith(f"{file}: ") and len(str(reason)) < 400
+    else:
+        assert tekken.vocab_size <= VOCAB
 
 
 @examples(max_examples=30, deadline=None)

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 
 from stages.errors import ConfigError
 from stages.voxtral.config import (
@@ -21,7 +24,9 @@ from stages.voxtral.config import (
     right_pad_tokens,
     to_params,
 )
+from stages.voxtral.names import tensor_table
 from stages.weights import open_weights
+from tests.stages.test_tekken import ABSURD
 from tests.stages.test_weights_gguf import gguf, info, pair, string
 from tests.tiny import TINY, tiny_checkpoint, transformers_config
 
@@ -170,6 +175,30 @@ def test_an_absurd_value_in_config_json_is_refused(
     file.write_text(json.dumps(set_at(transformers_config(TINY), path, value)))
     with pytest.raises(ConfigError, match=reason):
         load_config(tmp_path)
+
+
+def leaves(data: dict[str, Any], above: str = "") -> list[str]:
+    """The dotted paths of all values in nested objects, the objects themselves included."""
+    paths = [above + key for key in data]
+    return paths + [p for k, v in data.items() if isinstance(v, dict) for p in leaves(v, f"{above}{k}.")]
+
+
+@examples(max_examples=100, deadline=None)
+@given(data=st.data(), value=ABSURD)
+@pytest.mark.parametrize("text", [to_params(TINY), transformers_config(TINY)], ids=["params", "config"])
+def test_any_value_anywhere_is_a_configuration_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, text: dict[str, Any], data: st.DataObject, value: Any
+) -> None:
+    file = tmp_path_factory.mktemp("absurd") / "params.json"
+    path = data.draw(st.sampled_from(leaves(text)))
+    file.write_text(json.dumps(set_at(json.loads(json.dumps(text)), path, value)))
+    try:
+        config = load_config(file)
+    except ConfigError as reason:
+        assert str(reason).startswith(f"{file}: ") and len(str(reason)) < 600
+    else:
+        assert config.token_hop * 12.5 == config.audio.rate
+        assert len(tensor_table(config)) < 13 * 2 * 1000
 
 
 def test_other_downsampling_is_allowed_where_the_rates_agree(tmp_path: Path) -> None:

@@ -95,8 +95,17 @@ def test_an_index_joins_its_files(tmp_path: Path) -> None:
 
 def test_an_index_may_not_lead_out_of_its_folder(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors.index.json"
-    path.write_text(json.dumps({"weight_map": {"a": "../secret.safetensors"}}))
-    with pytest.raises(FormatError, match="beside it"):
+    for file in ("../x.safetensors", "/x.safetensors", "below/x.safetensors", "..\\x.safetensors"):
+        path.write_text(json.dumps({"weight_map": {"a": file}}))
+        with pytest.raises(FormatError, match="beside it"):
+            open_weights(path)
+
+
+@pytest.mark.parametrize("file", ["\0.safetensors", "\ud800.safetensors", "x" * 5000 + ".safetensors"])
+def test_an_index_with_impossible_names_is_refused(tmp_path: Path, file: str) -> None:
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text(json.dumps({"weight_map": {"a": file}}))
+    with pytest.raises(WeightsError):
         open_weights(path)
 
 
