@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kernels.backend import BACKENDS
 from pipeline import overrides
 from pipeline.catalog import find
 from pipeline.complaints import Complaints, Mark, hint, quoted
@@ -38,7 +39,7 @@ MOST_LANES = 4096
 NOWHERE = Leaf(None, "", Mark(""))
 PATHS = frozenset({"path", "files"})  # options of a source that name something to read
 CLOCK = Option("clock", "clock", (int,), unit="Hz")
-BACKEND = Option("backend", "backend", (str,))
+BACKEND = Option("backend", "backend", (), ("auto", *BACKENDS))
 LANES = {
     "count": Option("count", "count", (int,)),
     "wait": Option("wait", "wait_ms", (float,), unit="ms"),
@@ -161,7 +162,7 @@ def _locate(where: str | Path) -> Path:
         return shipped
     names = [Path(file).stem for file in installed()]
     cure = hint(path.stem, names, "graphs")
-    raise GraphError(f"{name}: there is no such file, nor a graph of that name{cure}")
+    raise GraphError(f"{name or repr(name)}: there is no such file, nor a graph of that name{cure}")
 
 
 def _given(params: Mapping[str, str] | None) -> dict[str, Leaf]:
@@ -213,7 +214,7 @@ class _Check:
         return End(draft.stage.text, draft.name, draft.upstream, self._options(kind, draft), draft.mark)
 
     def one(self, option: Option, leaf: Leaf | None, default: Any) -> Any:
-        if leaf is None:
+        if leaf is None or leaf.void:
             return default
         try:
             return convert(option, leaf)
@@ -258,6 +259,8 @@ class _Check:
             if option is None:
                 cure = hint(name, known, f"{place} takes") or f"; {place} takes none"
                 self.complaints.add(key.mark, f"{place} has no option {quoted(name)}{cure}")
+                continue
+            if isinstance(value, Leaf) and value.void:
                 continue
             try:
                 values[option.keyword] = convert(option, value)

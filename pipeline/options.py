@@ -128,7 +128,7 @@ def convert(option: Option, tree: Tree) -> Any:
 def _is(kind: type, leaf: Leaf) -> bool:
     value = leaf.value
     if kind in (str, Path):
-        return isinstance(value, str) or leaf.loose
+        return isinstance(value, str) or (leaf.loose and leaf.text != "")
     if kind is bool or isinstance(value, bool):
         return kind is bool and isinstance(value, bool)
     if kind is float:

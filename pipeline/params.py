@@ -65,7 +65,7 @@ class Scope:
         if found[1] not in self.leaves:
             cure = hint(found[1], self.leaves, "params") or "; this file declares no params"
             self.complaints.add(tree.mark, f"no parameter is called {found[1]!r}{cure}")
-        return self.leaves.get(found[1]) or Leaf(None, "", tree.mark)
+        return self.leaves.get(found[1]) or Leaf(None, "", tree.mark, void=True)
 
     def declare(self, table: Table, given: Mapping[str, Leaf]) -> None:
         """Read a `params:` mapping; `given` values stand before defaults."""
@@ -89,7 +89,7 @@ class Scope:
         if isinstance(default, Leaf) and _text(fields.get("type")) == "path":
             default = resolve(default, self.folder)
         leaf = given or default
-        if option is None or leaf is None:
+        if option is None or leaf is None or (isinstance(leaf, Leaf) and leaf.void):
             if leaf is None:
                 cure = f"; give it with --{key.text.replace('_', '-')}"
                 self.complaints.add(key.mark, f"parameter {key.text!r} has no default and no value{cure}")
@@ -140,6 +140,8 @@ class Scope:
         text = ENVIRONMENT.sub(value, leaf.text)
         for message in wrong:
             self.complaints.add(leaf.mark, message)
+        if wrong:
+            return Leaf(None, "", leaf.mark, void=True)
         return leaf if text == leaf.text else loose(text, leaf.mark)
 
 

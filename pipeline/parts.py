@@ -197,7 +197,7 @@ class _Assembly:
 
     def _check_weights(self, body: Mapping[str, Tree]) -> None:
         leaf = body.get("weights")
-        if leaf is None:
+        if leaf is None or (isinstance(leaf, Leaf) and leaf.void):
             return
         if not isinstance(leaf, Leaf) or not isinstance(leaf.value, str):
             self.complaints.add(leaf.mark, f"weights is a path, found {describe(leaf)}")

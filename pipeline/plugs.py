@@ -7,16 +7,19 @@ says nothing is passed over, and what follows it is then checked only by `build`
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pipeline.catalog import STAGES, find, find_stage
 from pipeline.complaints import Complaints
-from pipeline.graph import Graph, Node
+from pipeline.ends.paths import is_same
+from pipeline.graph import End, Graph, Node
 from pipeline.options import injected
 from stages.errors import ConfigError, StageError
 from stages.stage import Port, pcm
 
 TOKEN_HZ = 12.5  # of both models: a token every 80 ms, 16000 / 1280 or 24000 / 1920
+STANDARD = "-"  # standard input or output, which is no file
 USUAL_HZ = 16_000  # assumed of a source where neither it nor the graph names a rate
 MODEL = frozenset({"checkpoint", "weights", "config", "backend"})
 
@@ -31,7 +34,8 @@ def check_ports(graph: Graph, source_rate: int | None = None) -> dict[str, Port]
     Raises
     ------
     GraphError   naming every plug that does not fit, every row that does not end at 12.5 tokens a second,
-                 every sink that cannot take what it gets, a stage that waits for the end of a live source
+                 every sink that cannot take what it gets, or would write over a file that is read or written
+                 besides, a stage that waits for the end of a live source
     """
     complaints = Complaints()
     ports = {"source": pcm(source_rate or graph.clock or USUAL_HZ)}
@@ -49,8 +53,26 @@ def check_ports(graph: Graph, source_rate: int | None = None) -> dict[str, Port]
             cure = "; say which node with from:" if len(graph.nodes) > 1 else ""
             message = f"{sink.name} takes {wants}, but {sink.upstream} gives {_short(given)}{cure}"
             complaints.add(sink.mark, message)
+    _check_files(graph, complaints)
     complaints.settle()
     return ports
+
+
+def _check_files(graph: Graph, complaints: Complaints) -> None:
+    """No sink writes over what the source reads, or what another sink writes."""
+    taken: list[tuple[str, str]] = [("source", path_of(graph.source))] if graph.source else []
+    for sink in graph.sinks:
+        path = path_of(sink)
+        for name, other in taken:
+            if path and (path == other or is_same(path, other)) and path != STANDARD:
+                complaints.add(sink.mark, f"{sink.name} would write over the file of {name}, {path!r}")
+        taken.append((sink.name, path))
+
+
+def path_of(end: End) -> str:
+    """The file an end names, empty if it names none."""
+    path = end.options.get("path")
+    return str(path) if isinstance(path, str | Path) else ""
 
 
 def plug_summary(cls: type[Any]) -> tuple[tuple[str, int], tuple[str, int]] | None:

@@ -35,13 +35,15 @@ Scalar: TypeAlias = bool | int | float | str | None
 class Leaf:
     """One scalar: its value, its text as written, and where.
 
-    `loose`: it came from a shell or the environment, where quotes cannot tell 12 from "12".
+    loose : it came from a shell or the environment, where quotes cannot tell 12 from "12"
+    void : it stands for something already complained about; nothing more is said
     """
 
     value: Scalar
     text: str
     mark: Mark
     loose: bool = False
+    void: bool = False
 
 
 @dataclass(frozen=True, slots=True)

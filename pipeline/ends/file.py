@@ -335,7 +335,7 @@ def _seekable_reader(stream: BinaryIO, label: str, *, own: bool = False) -> Read
     try:
         return _Decoder(soundfile.SoundFile(stream), label, own=stream if own else None)
     except soundfile.SoundFileError as error:
-        raise SourceError(_unreadable(label, head, error)) from error
+        raise SourceError(_unreadable(label, head, error, named=False)) from error
 
 
 def _spooled(feed: Feed, label: str) -> Reader:
@@ -359,12 +359,18 @@ def _spooled(feed: Feed, label: str) -> Reader:
         feed.close()
 
 
-def _unreadable(label: str, head: bytes, error: Exception) -> str:
+def _unreadable(label: str, head: bytes, error: Exception, *, named: bool = True) -> str:
     if not set(head) - set(range(32, 127)) - set(b"\t\r\n"):
         return f"{label}: it holds text, not audio (it begins {head[:24].decode('ascii')!r})"
-    target = f"{Path(label).stem or 'audio'}.16k.wav"
-    convert = f"ffmpeg -i {shlex.quote(label)} -ac 1 -ar 16000 {shlex.quote(target)}"
-    return f"{label}: soundfile cannot read it ({reason(error)}); if it is audio, convert it: {convert}"
+    why = reason(error)
+    if "does not exist" in why:  # what libsndfile says of an MP3 without a frame
+        why = "format not recognised"
+    if named:
+        target = shlex.quote(f"{Path(label).stem or 'audio'}.16k.wav")
+        cure = f"if it is audio, convert it: ffmpeg -i {shlex.quote(label)} -ac 1 -ar 16000 {target}"
+    else:
+        cure = "if it is raw PCM, say raw_rate; other audio can come through `ffmpeg -v error -i - -f wav -`"
+    return f"{label}: soundfile cannot read it ({why}); {cure}"
 
 
 def _missing(file: soundfile.SoundFile, promised: int | None, frames: int) -> str:

@@ -34,6 +34,17 @@ def readable(path: Path, label: str) -> int:
     return mode
 
 
+def is_same(one: str | Path, other: str | Path) -> bool:
+    """Whether both name one file that exists, by whatever path; `-` and devices are no such files."""
+    if "-" in (str(one), str(other)):
+        return False
+    try:
+        first, second = Path(one).stat(), Path(other).stat()
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISREG(first.st_mode) and os.path.samestat(first, second)
+
+
 def reason(error: Exception) -> str:
     """The system's or the library's own words, without their decoration."""
     words = getattr(error, "strerror", None) or getattr(error, "error_string", None) or str(error)

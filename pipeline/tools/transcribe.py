@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.ends.jsonl import Jsonl
 from pipeline.ends.lines import Lines
 from pipeline.ends.output import Output
+from pipeline.ends.paths import is_same
 from pipeline.ends.subtitles import Subtitles
 from pipeline.ends.words import Word, WordAssembly
 from pipeline.errors import GraphError, SinkError
@@ -40,16 +41,21 @@ def transcribe_files(running: Run, files: Sequence[str], format: str = "txt", ou
 
     Raises
     ------
-    GraphError   for another format, or two recordings that would be written to one file of a folder
+    GraphError   for another format or no output, or where a recording would be overwritten, by its own text
+        or that of another
     SinkError    if the folder cannot be made
     """
     if format not in FORMATS:
         raise GraphError(f"format is one of {', '.join(FORMATS)}, not {format!r}")
+    if not output:
+        raise GraphError("output is a file, a folder or -, not nothing")
     recordings = [recording(running.graph, file) for file in files]
     if output != "-" and (output.endswith("/") or Path(output).is_dir()):
         targets = own_files(files, Path(output), format)
+        _spare(files, targets)
         pages = [Page(format, str(target), [r]) for target, r in zip(targets, recordings, strict=True)]
     else:
+        _spare(files, [Path(output)])
         pages = [Page(format, output, recordings, running.stop)]
     answers = [(running.text_node, answer) for page in pages for answer in page.answers]
     jobs = [(r, [answer]) for r, answer in zip(recordings, answers, strict=True)]
@@ -71,6 +77,13 @@ def own_files(files: Sequence[str], folder: Path, format: str) -> list[Path]:
     except OSError as error:
         raise SinkError(f"{folder}: cannot make this folder ({error.strerror})") from error
     return targets
+
+
+def _spare(files: Sequence[str], targets: Sequence[Path]) -> None:
+    """GraphError if text would be written over a recording."""
+    for target in targets:
+        if same := next((file for file in files if is_same(file, target)), None):
+            raise GraphError(f"{target}: is also a recording to be read, {same!r}; write to another name")
 
 
 def total_s(running: Run, files: Sequence[str]) -> float | None:
