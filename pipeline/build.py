@@ -16,11 +16,11 @@ from pipeline.errors import GraphError, WeightsMissing
 from pipeline.graph import End, Graph, Node
 from pipeline.options import injected
 from pipeline.plugs import check_ports
-from stages import ConfigError, Port, Stage, pcm
+from stages import ConfigError, FileAbsent, Port, Stage, pcm
 from stages.voxtral.names import Checkpoint, open_checkpoint
 
 MISSING = """\
-no weights at {path!r}
+{what}
   full precision (8.9 GB): put consolidated.safetensors, params.json and tekken.json of
     mistralai/Voxtral-Mini-4B-Realtime-2602 (Hugging Face) into one folder and name that folder
   Q4_0 (2.5 GB): put the .gguf of TrevorJS/voxtral-mini-realtime-gguf beside params.json and tekken.json
@@ -72,7 +72,7 @@ def build(graph: Graph, backend: Backend | None = None) -> Plan:
     Raises
     ------
     GraphError       a plug does not fit, or device stages do not stand in unbroken rows
-    WeightsMissing   the weights are not there; says which files go where
+    WeightsMissing   the weights, or a file that goes with them, are not there; says which files go where
     WeightsError, BackendMissing   from the floors below
     """
     check_ports(graph)
@@ -110,6 +110,8 @@ def construct(
         return kind(upstream, **given, **node.options)
     except (ConfigError, TypeError) as error:
         raise GraphError(f"{node.mark}: {error}") from error
+    except FileAbsent as gone:
+        raise WeightsMissing(MISSING.format(what=gone)) from gone
 
 
 def _checkpoints(graph: Graph, needs: dict[str, frozenset[str]]) -> dict[str, Checkpoint]:
@@ -122,8 +124,11 @@ def _checkpoints(graph: Graph, needs: dict[str, frozenset[str]]) -> dict[str, Ch
                 f"{node.mark}: {node.name} needs weights, but the graph names none; add 'weights: FOLDER'"
             )
         if not Path(node.weights).exists():
-            raise WeightsMissing(MISSING.format(path=node.weights))
-        found[node.weights] = open_checkpoint(Path(node.weights))
+            raise WeightsMissing(MISSING.format(what=f"no weights at {node.weights!r}"))
+        try:
+            found[node.weights] = open_checkpoint(Path(node.weights))
+        except FileAbsent as gone:
+            raise WeightsMissing(MISSING.format(what=gone)) from gone
     return found
 
 

@@ -2,7 +2,8 @@
 
 StageError
 ├── WeightsError   a weights file is unreadable, incomplete, or belongs to another model
-├── FormatError    a file's bytes do not follow its own format
+│   ├── FormatError    a file's bytes do not follow its own format
+│   └── FileAbsent     a file of the model is not there
 ├── ConfigError    an option or a value in a configuration file makes no sense
 └── ClockError     a packet does not continue where the last one ended
 """
@@ -18,6 +19,10 @@ class WeightsError(StageError):
 
 class FormatError(WeightsError):
     """A file's bytes do not follow its own format."""
+
+
+class FileAbsent(WeightsError):
+    """A file of the model is not there; fetch it, or name another place."""
 
 
 class ConfigError(StageError):

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from stages.errors import ConfigError, FormatError
+from stages.errors import ConfigError, FileAbsent, FormatError
 from stages.jsonfile import Fields, read_json, repeated
 
 MAX_FILE = 1 << 25  # bytes; the real file has 15 MB. JSON may take twenty times its length once it is parsed
@@ -65,11 +65,12 @@ def load_tekken(path: str | Path) -> Tekken:
 
     Raises
     ------
+    FileAbsent    if there is none
     FormatError   naming the file, the field, what was expected and what was found
     """
     path = Path(path)
     if not path.is_file():
-        raise FormatError(f"{path}: no such file; tekken.json comes with the model's weights")
+        raise FileAbsent(f"{path}: no such file; tekken.json comes with the model's weights")
     root = Fields(read_json(path, MAX_FILE), str(path))
     config = root.child("config")
     specials = _specials(root, config.integer("default_num_special_tokens", 0, MAX_VOCAB))

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from stages.errors import FormatError, WeightsError
+from stages.errors import FileAbsent, FormatError, WeightsError
 from stages.jsonfile import Fields, read_json
 from stages.weights.gguf import read_gguf
 from stages.weights.index import Entry, Weights, quoted
@@ -47,7 +47,8 @@ def open_weights(path: str | Path) -> Weights:
 
     Raises
     ------
-    WeightsError   if there is nothing to open, or files are missing
+    FileAbsent     if there is nothing to open, or files are missing
+    WeightsError   if there are too many, or one cannot be read
     FormatError    if a file's header is not what its format allows
     """
     try:
@@ -94,7 +95,7 @@ def _open_folder(folder: Path) -> Weights:
             )
         if found:
             return _open_path(folder / found[0])
-    raise WeightsError(
+    raise FileAbsent(
         f"{folder}: expected consolidated.safetensors, model.safetensors, one .gguf or shard-aa, found "
         f"{', '.join(names[:5]) or 'nothing'}"
     )

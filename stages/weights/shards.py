@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.errors import WeightsError
+from stages.errors import FileAbsent, WeightsError
 
 _PIECE = re.compile(r"^(.+)-([a-z]{2})$")  # what `split -b 512m model.gguf shard-` leaves behind
 
@@ -64,7 +64,8 @@ def map_bytes(*paths: Path) -> Bytes:
 
     Raises
     ------
-    WeightsError   if one is absent, empty, or not a readable file
+    FileAbsent     if one is
+    WeightsError   if one is empty, or not a readable file
     """
     pieces = tuple(_map(path) for path in paths)
     return Bytes(paths, pieces, (0, *accumulate(len(piece) for piece in pieces)))
@@ -75,7 +76,7 @@ def find_pieces(path: Path) -> tuple[Path, ...]:
 
     Raises
     ------
-    WeightsError   if a piece in the middle is absent (a missing last one shows when the header is read)
+    FileAbsent   if a piece in the middle is (a missing last one shows when the header is read)
     """
     match = _PIECE.match(path.name)
     if match is None:
@@ -86,7 +87,7 @@ def find_pieces(path: Path) -> tuple[Path, ...]:
     last = max(letters.index(name) for name in found) if found else -1
     missing = [name for name in letters[: last + 1] if name not in found]
     if missing:
-        raise WeightsError(
+        raise FileAbsent(
             f"{path.parent}: expected pieces {letters[0]} to {letters[last]}, {missing[0]} is missing"
         )
     return tuple(found[name] for name in letters[: last + 1])
@@ -94,8 +95,10 @@ def find_pieces(path: Path) -> tuple[Path, ...]:
 
 def _map(path: Path) -> np.ndarray:
     try:
+        if not path.exists():
+            raise FileAbsent(f"{path}: no such file")
         if not path.is_file():
-            raise WeightsError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
+            raise WeightsError(f"{path}: not a file")
         if path.stat().st_size == 0:
             raise WeightsError(f"{path}: the file is empty; was its download interrupted?")
         return np.asarray(np.memmap(path, np.uint8, mode="r"))

@@ -13,7 +13,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from pipeline.tools.weights import made_up_tekken
-from stages.errors import ConfigError, FormatError
+from stages.errors import ConfigError, FileAbsent, FormatError
 from stages.text.tekken import Tekken, load_tekken
 from stages.text.utf8 import Characters
 
@@ -111,7 +111,7 @@ def test_special_tokens_that_the_file_leaves_out_are_filled_in(tmp_path: Path) -
 
 
 def test_an_absent_file_is_said(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match=r"no such file; tekken\.json comes with the model"):
+    with pytest.raises(FileAbsent, match=r"no such file; tekken\.json comes with the model"):
         load_tekken(tmp_path / "tekken.json")
 
 

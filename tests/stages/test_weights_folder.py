@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from stages.errors import FormatError, WeightsError
+from stages.errors import FileAbsent, FormatError, WeightsError
 from stages.weights import open_weights
 from stages.weights.shards import map_bytes
 from tests.compare import assert_same
@@ -64,13 +64,13 @@ def test_two_candidates_of_one_kind_are_not_guessed_between(tmp_path: Path) -> N
 
 
 def test_an_empty_folder_says_what_was_expected(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"expected consolidated\.safetensors, .* found nothing"):
+    with pytest.raises(FileAbsent, match=r"expected consolidated\.safetensors, .* found nothing"):
         open_weights(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["absent.gguf", "absent.safetensors", "absent", "absent-aa"])
 def test_an_absent_file_is_said(tmp_path: Path, name: str) -> None:
-    with pytest.raises(WeightsError, match="no such file"):
+    with pytest.raises(FileAbsent, match="no such file"):
         open_weights(tmp_path / name)
 
 
