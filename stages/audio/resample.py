@@ -47,7 +47,7 @@ class Resample:
     Takes    pcm at any rate from 1 kHz to 1 MHz
     Gives    pcm at `to` Hz; L samples make L * to / rate of them, halves rounded up, as soxr does offline
     Holds    soxr's filters, and twice its latency in samples, from which a copied lane is resumed
-    Latency  soxr's blocks, measured at construction; HQ: 37 ms from 48 kHz, 40 from 44.1, 116 from 8 kHz
+    Latency  soxr's blocks, measured at construction; HQ: 38 ms from 48 kHz, 41 from 44.1, 117 from 8 kHz
 
     A stream that begins at sample s of the source's clock begins at floor(s * to / rate) of the graph's.
 

@@ -49,7 +49,7 @@ class Segment:
     min_speech_ms : shorter noises open nothing
     silence_ms : how long a pause ends an utterance
     preroll_ms : what is kept from before an utterance opened
-    max_s : an utterance is cut here, mid-word if need be; 0: never
+    max_s : an utterance is cut this long after it was recognised as one, mid-word if need be; 0: never
 
     Raises
     ------

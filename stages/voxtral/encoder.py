@@ -41,7 +41,7 @@ class Encoder:
     Takes    mel, 100 Hz, on the device
     Gives    frames, 50 Hz
     Holds    two convolution tails and, per layer, the keys and values of one window (Voxtral Mini: 750
-             frames, 15 s)
+             frames, 15 s) and of one pass, 64 frames at most
     Latency  none: a frame needs only what came before it
 
     Parameters

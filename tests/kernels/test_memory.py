@@ -43,6 +43,13 @@ def test_fetch_is_taken_as_of_now(ops):
     assert pending.ready()
 
 
+def test_a_copy_has_memory_of_its_own(ops):
+    held = ops.upload(words(1, 2))
+    copied = ops.copy(held)
+    ops.upload(words(3, 4), out=held)
+    assert_same(read(ops, copied), words(1, 2), what="copied")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_adopt_refuses_the_wrong_number_of_bytes(ops, kind):
     raw = quant.pack(normal(3, 64), kind).reshape(-1)

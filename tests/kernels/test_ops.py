@@ -242,7 +242,7 @@ def test_nearest_tells_close_rows_apart_and_takes_the_first_of_equal_ones(ops):
 @pytest.mark.parametrize("lead", [-1.0, 0.25, 1.75, 6.0])
 def test_pick(ops, run, lead):
     """The blank leads by `lead`; the guard takes 0.5 per blank past 10, at most 4."""
-    x = np.tile(np.minimum(normal(3, 40), 0), 1)
+    x = np.minimum(normal(3, 40), 0)
     x[:, 17], x[:, 5] = 2.0, 2.0 + lead
     active, runs = words(1, 0, 1), words(run, 3, 0)
     out, held = ops.zeros((3,), "i32"), ops.upload(runs)
