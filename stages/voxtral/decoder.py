@@ -60,7 +60,8 @@ class Decoder:
     delay_ms : 80 to 1200 in steps of 80, or 2400; longer is more accurate
     context : positions kept at most, where the checkpoint's window is too large for the memory; 0 keeps the
         whole window
-    blank_patience : blanks in a row after which the guard begins to lean on the blank; 0 leaves it alone
+    blank_patience : blanks in a row, the prompt's own among them, after which the guard begins to lean on the
+        blank; 0 leaves it alone
     blank_slope, blank_limit : how much is taken off the blank's logit per further blank, and at most
 
     Raises

@@ -21,7 +21,7 @@ class TextLane:
 
     clock: Clock = field(default_factory=Clock)
     characters: Characters = field(default_factory=Characters)
-    marker: Span | None = None  # where the last [STREAMING_WORD] stood
+    marker: Span | None = None  # where the [STREAMING_WORD] of the word under way stood
     opens: bool = True  # the next text begins a word
     blank_run: int = 0
 
@@ -96,6 +96,8 @@ class Detokenizer:
         lane.blank_run = lane.blank_run + 1 if token == STREAMING_PAD else 0
         if token == STREAMING_WORD:
             lane.marker, lane.opens = heard, True
+        elif token == STREAMING_PAD:
+            lane.marker = None  # that word is over: what comes without a marker of its own has its own time
         data = self.tekken.bytes_of(token)
         text = lane.characters.push(data) if data else ""
         if not text:

@@ -59,6 +59,11 @@ def test_words_that_share_a_marker_are_told_apart_by_their_space(text: Detokeniz
     assert {p.span for p in pieces} == {frame(0)}
 
 
+def test_a_word_without_a_marker_has_its_own_time_and_not_that_of_the_word_before(text: Detokenizer) -> None:
+    pieces = said(text, [STREAMING_WORD, *spelt(" a"), *[STREAMING_PAD] * 20, *spelt(" b")])
+    assert [(p.text, p.word, p.span) for p in pieces[2:]] == [(" ", True, frame(23)), ("b", False, frame(24))]
+
+
 def test_words_without_spaces_open_at_their_markers(text: Detokenizer) -> None:
     pieces = said(text, [STREAMING_WORD, *spelt("后"), *spelt("汉"), STREAMING_WORD, *spelt("书")])
     assert [(p.text, p.word, p.span) for p in pieces] == [
