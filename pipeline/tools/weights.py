@@ -29,11 +29,10 @@ from stages.voxtral.names import Row, open_checkpoint, tensor_table
 from stages.weights import Entry, Weights, open_weights
 
 MODELS = {"voxtral-mini-4b": OFFICIAL}  # besides those in graphs/models
+DESCRIBED = (".json", ".gguf", ".safetensors")  # files that can say what model they are of
 
 _TILE_BYTES = 1 << 24  # random bytes made at a time
-_TABLE = (
-    1 << 16
-)  # normal values that float tensors draw from: 16 random bits a weight instead of a normal deviate
+_TABLE = 1 << 16  # normal values that float tensors draw from: 16 random bits a weight, not a normal deviate
 _NIBBLE_RMS = (((1 << 8) - 1) / 12) ** 0.5  # of whole numbers spread evenly over 16 values
 _SINGLE_BYTES = 256
 _MOST_SPECIALS = 1000
@@ -122,10 +121,12 @@ def random_weights(like: str, out: str | Path, seed: int = 0, progress: Progress
 
     Raises
     ------
-    GraphError     if `like` or `out` is neither
+    GraphError     if `like` or `out` is neither, or `seed` negative
     ConfigError    if the file that `like` names is absurd
     SinkError      if `out` cannot be written; no partial file is left
     """
+    if seed < 0:
+        raise GraphError(f"a seed is a whole number from 0, not {seed}")
     out = Path(out)
     kind = check_target(out, None)
     config = _config_like(like)
@@ -181,11 +182,13 @@ def _config_like(like: str) -> Config:
     built_in = Path(graphs.__file__).parent / "models" / like
     if (built_in / "params.json").is_file():
         return load_config(built_in)
+    known = ", ".join([*MODELS, "small-voxtral"])
     if not Path(like).exists():
-        known = ", ".join([*MODELS, "small-voxtral"])
         raise GraphError(
             f"{like!r} should be one of {known}, or the path of a params.json; there is no such file"
         )
+    if Path(like).is_file() and Path(like).suffix not in DESCRIBED:
+        raise GraphError(f"{like!r} should be one of {known}, or the path of a params.json; it is neither")
     return load_config(like)
 
 
