@@ -47,7 +47,8 @@ class Text:
 class Packet:
     """Items of one or several lanes.
 
-    data : [lane, item, ...] ndarray or device tensor; for text a list of `Text`, one lane only
+    data : [lane, item, ...] ndarray, or a device tensor, which is borrowed until the next step of the stage
+        that gave it; for text a list of `Text`, one lane only
     spans : one per lane; None where that lane sits the step out (its data is to be ignored)
     """
 

@@ -179,7 +179,8 @@ class Regroup:
 class Bound:
     """A stage and one stream's state together: `step(samples)` and `flush()`, no runtime, no clock keeping.
 
-    `step` takes items [item, ...] (or a `Packet`) and numbers the samples itself, from 0 and onwards.
+    `step` takes items [item, ...] (or a `Packet`) and numbers the samples itself, from 0 and onwards. What a
+    device stage answers is borrowed until its next step: copy what is to be kept.
     """
 
     def __init__(self, stage: Stage[Any]):
