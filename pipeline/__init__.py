@@ -6,12 +6,22 @@
     samples.pipe(operator(Mel(pcm(16_000)))).subscribe(plot)
 """
 
-from pipeline.errors import GraphError, Overrun, PipelineError, SinkError, SourceError, WeightsMissing
+from pipeline.errors import (
+    Busy,
+    GraphError,
+    Overrun,
+    PipelineError,
+    SinkClosed,
+    SinkError,
+    SourceError,
+    WeightsMissing,
+)
 from pipeline.graph import Graph, load_graph, parse_graph
 from pipeline.operators import operator
 from pipeline.run import Run, Transcript, load, transcribe
 
 __all__ = [
-    "Graph", "GraphError", "Overrun", "PipelineError", "Run", "SinkError", "SourceError", "Transcript",
-    "WeightsMissing", "load", "load_graph", "operator", "parse_graph", "transcribe",
+    "Busy", "Graph", "GraphError", "Overrun", "PipelineError", "Run", "SinkClosed", "SinkError",
+    "SourceError", "Transcript", "WeightsMissing", "load", "load_graph", "operator", "parse_graph",
+    "transcribe",
 ]

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import signal
-import threading
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,8 +34,7 @@ def run(arguments: Namespace) -> int:
         try:
             running.run()
         finally:
-            for note in running.notes:
-                say(note)
+            notes(running)
     return INTERRUPTED if interrupted else 0
 
 
@@ -46,6 +44,7 @@ def transcribe(arguments: Namespace) -> int:
     graph = load(arguments, arguments.graph)
     with loading(graph), Run(graph) as running, stopping(running) as interrupted:
         failed = transcribe_files(running, arguments.files, arguments.format, arguments.output)
+        notes(running)
     for name, error in failed:
         if not isinstance(error, SinkClosed):
             say(f"{error}" if name in str(error) else f"{name}: {error}")
@@ -65,6 +64,7 @@ def evaluate(arguments: Namespace) -> int:
     score = Scorer(arguments.normalizer)  # whatever is missing is missed before the weights are loaded
     with loading(graph), Run(graph) as running, stopping(running) as interrupted:
         result = evaluate_manifest(running, rows, score)
+        notes(running)
     if arguments.errors:
         say(result.mistakes())
     show(json.dumps(result.as_json(), indent=1) if arguments.json else result.table())
@@ -184,6 +184,12 @@ def show(text: str) -> None:
     out.close()
 
 
+def notes(running: Run) -> None:
+    """What the sources wanted known, such as samples they had to replace."""
+    for note in running.notes:
+        say(note)
+
+
 @contextmanager
 def stopping(running: Run) -> Iterator[list[int]]:
     """^C stops the hearing, delivers what is known and fills the yielded list; a second one interrupts at
@@ -195,9 +201,7 @@ def stopping(running: Run) -> Iterator[list[int]]:
         if seen:
             raise KeyboardInterrupt
         seen.append(number)
-        threading.Thread(
-            target=running.stop
-        ).start()  # the interrupted code may hold a lock that `stop` needs
+        running.stop()
 
     previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -8,12 +8,22 @@ with load("mic") as graph:
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -22,10 +32,12 @@ from pipeline.catalog import make_sink, make_source
 from pipeline.ends.file import FileSource
 from pipeline.ends.memory import Memory, MemorySource, PushSource
 from pipeline.engine import Engine, Job
-from pipeline.errors import GraphError, SinkClosed
-from pipeline.graph import Graph, load_graph
+from pipeline.errors import GraphError, SinkClosed, SourceError
+from pipeline.graph import End, Graph, load_graph
 from pipeline.metrics import Metrics
 from stages import Packet, Port, Text
+
+STANDARD_OUTPUT = "-"  # what a sink that takes no path, or is given none, writes to
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +87,8 @@ class Run:
         self.graph = graph
         self.plan: Plan = build(graph)
         self._on_metrics = on_metrics
-        self.notes: list[str] = []  # what sources wanted known, such as samples they had to replace
-        self._engine: Engine | None = None
+        self.notes: list[str] = []  # of the last run: what sources wanted known, such as samples replaced
+        self._engines: list[Engine] = []  # runs that are under way; one for each thread that asked for one
         self._stopped = False  # a stop that came before there was an engine
 
     def __enter__(self) -> Run:
@@ -86,65 +98,76 @@ class Run:
         self.close()
 
     def __iter__(self) -> Iterator[Text]:
-        """Run from the graph's own source to its own sinks, yielding every piece of text on the way."""
-        if self.graph.source is None:
-            raise GraphError(
-                f"{self.graph.name}: has no source to iterate over; use a graph with one, or `transcribe`"
-            )
-        heard: deque[Text] = deque()
-        sinks = [(end.upstream, make_sink(end)) for end in self.graph.sinks]
-        return self._through(make_source(self.graph.source), [*sinks, *self._listeners(heard.append)], heard)
+        """Run from the graph's own source, yielding every piece of text as it comes.
 
-    def transcribe(self, audio: str | Path | np.ndarray, rate_hz: int = 16_000) -> Transcript:
-        """The text of a recording, or of samples [n] or [n, channels] at `rate_hz`; the graph's own ends are
-        left alone.
+        Sinks that write files write them; standard output is left to the loop.
+        """
+        source, heard = self._source(), deque[Text]()
+        files = [end for end in self.graph.sinks if end.options.get("path", "-") != STANDARD_OUTPUT]
+        sinks = [*self._sinks(files), *self._listeners(heard.append)]
+        return drained(heard, self._rounds(source, sinks))
+
+    def transcribe(self, audio: str | Path | BinaryIO | np.ndarray, rate_hz: int = 16_000) -> Transcript:
+        """The text of a recording: a path, an open binary stream, or samples [n] or [n, channels] at
+        `rate_hz`. The graph's own ends are left alone.
 
         Raises
         ------
-        SourceError   the recording cannot be read to its end
+        SourceError   it is none of these, or cannot be read to its end
         """
-        source = MemorySource(audio, rate_hz) if isinstance(audio, np.ndarray) else FileSource(audio)
-        kept = Memory()
-        for _ in self._through(source, [(self.text_node, kept)]):
+        source, kept = source_of(audio, rate_hz), Memory()
+        for _ in self._rounds(source, [(self.text_node, kept)]):
             pass
         return Transcript(kept.text, tuple(kept.pieces), kept.port.rate if kept.port else rate_hz)
 
     async def stream(self, audio: AsyncIterable[np.ndarray], rate_hz: int = 16_000) -> AsyncIterator[Text]:
-        """Text of blocks that arrive asynchronously; the work is done on a thread, so the event loop stays
-        free.
+        """Text of blocks that arrive asynchronously, each [n] or [n, channels].
+
+        The work is done on a thread of its own, so the event loop stays free and any number of streams may be
+        under way. A stream that is closed early ends its work.
         """
-        source, heard = PushSource(rate_hz), asyncio.Queue[Text | None]()
-        loop = asyncio.get_running_loop()
+        source, heard = PushSource(rate_hz), asyncio.Queue[Text | Exception | None]()
+        loop, left = asyncio.get_running_loop(), threading.Event()
+
+        def tell(news: Text | Exception | None) -> None:
+            if not left.is_set():  # else the loop may be gone, too
+                loop.call_soon_threadsafe(heard.put_nowait, news)
+
+        def work() -> None:
+            try:
+                with closing(self._rounds(source, self._listeners(tell))) as rounds:
+                    for _ in rounds:
+                        if left.is_set():
+                            return
+                tell(None)
+            except Exception as error:
+                tell(error)
 
         async def feed() -> None:
             try:
                 async for block in audio:
-                    await asyncio.to_thread(source.push, block)
+                    if not await asyncio.to_thread(source.push, block):
+                        break
             finally:
                 source.end()
 
-        def work() -> None:
-            try:
-                for _ in self._through(
-                    source, self._listeners(lambda p: loop.call_soon_threadsafe(heard.put_nowait, p))
-                ):
-                    pass
-            finally:
-                loop.call_soon_threadsafe(heard.put_nowait, None)
-
-        feeding, working = asyncio.create_task(feed()), asyncio.create_task(asyncio.to_thread(work))
+        feeding = asyncio.create_task(feed())
+        threading.Thread(target=work, name="stream", daemon=True).start()
         try:
-            while (piece := await heard.get()) is not None:
-                yield piece
-            await feeding
-            await working
+            while (news := await heard.get()) is not None:
+                if isinstance(news, Exception):
+                    raise news
+                yield news
+            if feeding.done():  # it is not where the run was stopped
+                await feeding
         finally:
-            feeding.cancel()
+            left.set()
             source.close()
+            feeding.cancel()
 
     def run(self) -> None:
         """Run from the graph's own source to its own sinks, to the end."""
-        for _ in self:
+        for _ in self._rounds(self._source(), self._sinks(self.graph.sinks)):
             pass
 
     def batch(
@@ -163,16 +186,20 @@ class Run:
         return engine.failed
 
     def stop(self) -> None:
-        """Hear no more; what has been heard is still finished and delivered. Safe from a signal handler."""
+        """Hear no more; what has been heard is still finished and delivered. With no run under way, the next
+        one hears nothing.
+
+        Returns at once, from any thread and from a signal handler: the interrupted code may hold a lock that
+        stopping needs, so that happens on a thread of its own.
+        """
         self._stopped = True
-        if self._engine is not None:
-            self._engine.stop()
+        for engine in list(self._engines):
+            threading.Thread(target=engine.stop, name="stop").start()
 
     def close(self) -> None:
-        """Let go of a run that is under way."""
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
+        """Let go of all runs that are under way, at once."""
+        for engine in list(self._engines):
+            engine.close()
 
     @property
     def text_node(self) -> str:
@@ -189,44 +216,63 @@ class Run:
             )
         return nodes[0]
 
+    def _source(self) -> Any:
+        if self.graph.source is None:
+            raise GraphError(
+                f"{self.graph.name}: has no source to run from; use a graph with one, or `transcribe`"
+            )
+        return make_source(self.graph.source)
+
+    def _sinks(self, ends: Iterable[End]) -> list[tuple[str, Any]]:
+        return [(end.upstream, make_sink(end)) for end in ends]
+
     def _listeners(self, deliver: Callable[[Text], object]) -> list[tuple[str, Pieces]]:
         return [(node, Pieces(deliver)) for node in self.plan.text_nodes]
 
-    def _through(
-        self, source: Any, sinks: Sequence[tuple[str, Any]], heard: deque[Text] | None = None
-    ) -> Iterator[Text]:
-        """One session from end to end; yields what is in `heard` after every round."""
-        heard = deque() if heard is None else heard
+    def _rounds(self, source: Any, sinks: Sequence[tuple[str, Any]]) -> Generator[None, None, None]:
+        """One session from end to end; yields whenever something may have been heard."""
         with self._running() as engine:
-            try:
-                engine.open(source, sinks)
-                for pending in engine.pump():
-                    yield from drained(heard)
-                    pending.wait()
-                yield from drained(heard)
-            finally:
-                self.notes += [f"{source.label}: {note}" for note in source.notes]
+            engine.open(source, sinks)
+            for pending in engine.pump():
+                yield
+                pending.wait()
+            yield
         raise_first(engine.failed)
 
     @contextmanager
     def _running(self) -> Iterator[Engine]:
         """An engine for one run, which can be stopped and closed from outside while it lasts."""
         metrics = Metrics()
-        self._engine = engine = Engine(self.plan, metrics)
+        engine = Engine(self.plan, metrics)
+        self._engines.append(engine)
         if self._stopped:
             engine.stop()
         try:
             yield engine
         finally:
-            self.close()
-            self._stopped = False
+            engine.close()
+            self._engines.remove(engine)
+            self._stopped = self._stopped and bool(self._engines)
+            self.notes = engine.notes
             if self._on_metrics:
                 self._on_metrics(metrics.report())
 
 
-def drained(pieces: deque[Text]) -> Iterator[Text]:
-    while pieces:
-        yield pieces.popleft()
+def source_of(audio: str | Path | BinaryIO | np.ndarray, rate_hz: int) -> MemorySource | FileSource:
+    if isinstance(audio, np.ndarray):
+        return MemorySource(audio, rate_hz)
+    if isinstance(audio, str | Path) or hasattr(audio, "read"):
+        return FileSource(audio)
+    found = type(audio).__name__
+    raise SourceError(f"audio is a path, an open binary stream or a NumPy array of samples, found {found}")
+
+
+def drained(heard: deque[Text], rounds: Generator[None, None, None]) -> Iterator[Text]:
+    """What `rounds` add to `heard`, as soon as it is there."""
+    with closing(rounds):
+        for _ in rounds:
+            while heard:
+                yield heard.popleft()
 
 
 def raise_first(failed: Sequence[tuple[str, Exception]]) -> None:
@@ -258,7 +304,8 @@ def load(
 
 
 def transcribe(
-    audio: str | Path | np.ndarray, rate_hz: int = 16_000, *, graph: str | Path = "file", **params: str
+    audio: str | Path | BinaryIO | np.ndarray, rate_hz: int = 16_000, *, graph: str | Path = "file",
+    **params: str,
 ) -> Transcript:
     """The text of one recording: `print(transcribe("talk.flac", delay="960ms"))`."""
     with load(graph, params=params) as run:
