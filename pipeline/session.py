@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.build import Plan
+from pipeline.ends.protocols import Sink, Source
 from pipeline.intake import Bell, Intake
 from pipeline.lanes import Lanes, Seat
 from pipeline.metrics import Metrics
@@ -37,8 +38,8 @@ class Session:
         lanes: Sequence[Lanes],
         metrics: Metrics,
         bell: Bell,
-        source: Any,
-        sinks: Sequence[tuple[str, Any]],
+        source: Source,
+        sinks: Sequence[tuple[str, Sink]],
     ):
         self.source, self._sinks = source, [sink for _, sink in sinks]
         self.errors: list[Exception] = []
@@ -133,7 +134,7 @@ class Session:
         lanes: Sequence[Lanes],
         metrics: Metrics,
         port: Port,
-        sinks: Sequence[tuple[str, Any]],
+        sinks: Sequence[tuple[str, Sink]],
     ) -> None:
         stages = plan.stages(port)
         streams: dict[str, Any] = {"source": self._head}
@@ -181,7 +182,7 @@ class Session:
             self.done = True
             self.source.close()
 
-    def quietly(self, close: Any) -> None:
+    def quietly(self, close: Callable[[], None]) -> None:
         try:
             close()
         except Exception as error:  # one more thing to report, nothing left to stop
@@ -201,7 +202,7 @@ def level_db(samples: np.ndarray) -> float:
 class Writer:
     """One sink at the end of a stream; its failures are its own."""
 
-    def __init__(self, session: Session, sink: Any):
+    def __init__(self, session: Session, sink: Sink):
         self._session, self._sink, self.broken = session, sink, False
         self._pieces = 0
 
