@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from pipeline.clock import RealTime, Time
-from pipeline.ends.blocks import Mixdown, block_samples, paced, sized
+from pipeline.ends.blocks import Mixdown, block_samples, paced
 from pipeline.errors import GraphError, SourceError
 from stages.packet import Packet, Text
 from stages.stage import Port, pcm
@@ -54,10 +54,11 @@ class MemorySource:
 
     def blocks(self) -> Iterator[np.ndarray]:
         mix = Mixdown()
-        if isinstance(self._samples, np.ndarray):
-            blocks = sized([mix(columns(self._samples))], self._size)
-        else:
-            blocks = (mix(columns(block)) for block in self._samples)
+        parts, size = self._samples, self._size
+        if isinstance(parts, np.ndarray):
+            samples = checked(parts)
+            parts = (samples[at : at + size] for at in range(0, len(samples), size))
+        blocks = (mix(columns(part)) for part in parts)
         yield from paced(blocks, self.rate_hz, self.pace, self.clock, self._stop)
         self.notes += mix.note()
 
@@ -178,18 +179,25 @@ class Memory:
         self.closed = True
 
 
-def columns(samples: np.ndarray) -> np.ndarray:
-    """[samples] or [samples, channels] as [samples, channels], integers scaled to [-1, 1].
+def checked(samples: np.ndarray) -> np.ndarray:
+    """The same samples.
 
     Raises
     ------
-    SourceError   for other shapes and for values that are not numbers
+    SourceError   if they are not [samples] or [samples, channels], or no numbers
     """
     samples = np.asarray(samples)
-    shape, kind = samples.shape, samples.dtype.kind
-    if kind not in "fiu" or len(shape) not in (1, 2) or shape[1:] == (0,):
+    shape = samples.shape
+    if samples.dtype.kind not in "fiu" or len(shape) not in (1, 2) or shape[1:] == (0,):
         raise SourceError(f"samples are numbers [samples] or [samples, channels], not {samples.dtype}{shape}")
-    if kind in "iu":
+    return samples
+
+
+def columns(samples: np.ndarray) -> np.ndarray:
+    """[samples] or [samples, channels] as [samples, channels], integers scaled to [-1, 1]; else as `checked`.
+    """
+    samples = checked(samples)
+    if samples.dtype.kind in "iu":
         full = 2.0 ** (8 * samples.dtype.itemsize - 1)
-        samples = (samples - (full if kind == "u" else 0.0)) / full
+        samples = (samples - (full if samples.dtype.kind == "u" else 0.0)) / full
     return samples[:, None] if samples.ndim == 1 else samples

@@ -104,6 +104,7 @@ class MicSource:
         self._backlog = Backlog(1)
         self._overflowed = 0
         self._stop = threading.Event()
+        self._closing = threading.Lock()  # PortAudio must not be asked twice
         self._ended = threading.Event()
 
     @property
@@ -138,7 +139,7 @@ class MicSource:
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Mono blocks [samples] as they are heard, until `close`."""
-        assert self._stream is not None, "open a source before reading its blocks"
+        assert self._stream is not None or self._stop.is_set(), "open a source before reading its blocks"
         mix = Mixdown(self.channel)
         patience_s = WAKING_S
         while (heard := self._next(patience_s)) is not None:
@@ -154,7 +155,8 @@ class MicSource:
     def close(self) -> None:
         """Stop the device; a thread inside `blocks` sees the end."""
         self._stop.set()
-        stream, self._stream = self._stream, None
+        with self._closing:
+            stream, self._stream = self._stream, None
         if stream is not None:
             stream.close(ignore_errors=True)
 

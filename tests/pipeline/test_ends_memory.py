@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -122,3 +123,13 @@ def test_memory_keeps_packets_cuts_and_text() -> None:
     sink.close()
     assert (sink.text, sink.cuts, sink.closed, sink.emitted_s) == ("one two", [2_560], True, [0.5])
     assert sink.packets == [packet] and [piece.text for piece in sink.pieces] == [" one", " two"]
+
+
+def test_a_long_array_is_not_copied_whole():
+    audio = np.zeros(1 << 22, np.int16)
+    source = MemorySource(audio, 16_000, block_ms=80.0)
+    tracemalloc.start()
+    assert sum(map(len, source.blocks())) == len(audio)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < audio.nbytes / 8

@@ -140,9 +140,10 @@ def test_lag_counts_until_the_audio_has_left_the_lanes(tiny_run, restless):
 
 
 @pytest.mark.parametrize("rate", [8_000, 48_000])
-def test_the_backlog_is_counted_on_the_clock_of_the_lanes(tiny_run, restless, rate):
-    engine = Engine(tiny_run("", "pad.left=0ms").plan)
-    session = engine.open(MemorySource(restless(0.1), rate), [("text", Memory())], start=False)
+def test_the_backlog_is_counted_on_the_clock_of_the_lanes(tiny_folder, restless, rate):
+    chain = "chain: [resample: {to: 16000}, mel, voxtral.encoder, voxtral.adapter]\n"
+    engine = Engine(graph_of(f"weights: {tiny_folder}\n{chain}").plan)
+    session = engine.open(MemorySource(restless(0.1), rate), [("adapter", Memory())], start=False)
     for _ in range(40):
         session.intake.put(np.zeros(rate // 10, np.float32))
     taken_s = 0.0
@@ -150,3 +151,31 @@ def test_the_backlog_is_counted_on_the_clock_of_the_lanes(tiny_run, restless, ra
         taken_s += 0.1
     engine.close()
     assert 0.5 <= taken_s <= 0.8, "the rest stays in the intake, where it is bounded"
+
+
+def test_what_is_dropped_is_heard_as_silence_of_equal_length(tiny_run, restless):
+    run, audio, kept = tiny_run(), restless(4.0), Memory()
+    source = MemorySource(audio, 16_000)
+    source.overrun, source.window_s = "drop", 1.0
+    engine = Engine(run.plan)
+    session = engine.open(source, [("text", kept)], start=False)
+    for block in np.split(audio, 40):  # all of it before the engine has had a turn
+        session.intake.put(block)
+    session.intake.end()
+    engine.run()
+    dropped = audio.copy()
+    dropped[: 3 * 16_000] = 0
+    assert kept.pieces == list(run.transcribe(dropped).pieces) != list(run.transcribe(audio).pieces)
+    assert session.meter.dropped_s == 3.0 and session.meter.audio_s == 4.0
+
+
+def test_an_overrun_delivers_what_was_heard_and_then_says_so(tiny_run, restless):
+    run, audio, kept = tiny_run(), restless(4.0), Memory()
+    source = MemorySource(audio, 16_000, block_ms=100.0)
+    source.overrun, source.window_s = "error", 1.0
+    engine = Engine(run.plan)
+    session = engine.open(source, [("text", kept)], start=False)
+    session._read()  # the whole source, before the engine has had a turn
+    engine.run()
+    assert [type(error).__name__ for _, error in engine.failed] == ["Overrun"]
+    assert kept.pieces == list(run.transcribe(audio[: round(1.1 * 16_000)]).pieces)
