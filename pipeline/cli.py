@@ -49,7 +49,7 @@ def complaint(error: Exception) -> str:
         return f"out of memory: {error or 'try smaller weights, a smaller context or fewer lanes'}"
     if isinstance(error, OSError):
         return ": ".join([*([str(error.filename)] if error.filename else []), reason(error)])
-    return f"a fault of this program: {error!r}; --debug shows where, please report it"
+    return f"unexpected {error!r}; --debug shows where it came from"
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:

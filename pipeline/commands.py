@@ -193,14 +193,14 @@ def notes(running: Run) -> None:
 @contextmanager
 def stopping(running: Run) -> Iterator[list[int]]:
     """^C stops the hearing, delivers what is known and fills the yielded list; a second one interrupts at
-    once.
+    once, and so does the first while a source keeps us waiting to be opened.
     """
     seen: list[int] = []
 
     def interrupt(number: int, frame: object) -> None:
-        if seen:
-            raise KeyboardInterrupt
         seen.append(number)
+        if len(seen) > 1 or running.opening:
+            raise KeyboardInterrupt
         running.stop()
 
     previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}

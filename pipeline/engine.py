@@ -39,6 +39,7 @@ class Engine:
         self.notes: list[str] = []  # what sources wanted known, such as samples they had to replace
         self.bell = Bell()
         self.news = Pending(self.bell.wait, self.bell.rung)  # type: ignore[arg-type]
+        self.opening = False  # a source is being opened, which may take as long as a writer keeps it waiting
         self._jobs: Iterator[Job] = iter(())
         self._stopping = False
         self._turn = threading.RLock()  # held while a round is under way, so that `close` comes between two
@@ -52,7 +53,11 @@ class Engine:
         ------
         Busy, SourceError, SinkError, GraphError
         """
-        session = Session(self.plan, self._lanes, self.metrics, self.bell, source, sinks)
+        self.opening = True
+        try:
+            session = Session(self.plan, self._lanes, self.metrics, self.bell, source, sinks)
+        finally:
+            self.opening = False
         self.sessions.append(session)
         if self._stopping:  # while the source was being opened
             session.stop()
@@ -147,3 +152,5 @@ class Engine:
                 self.open(*job)
             except Exception as error:  # one bad file among many: the others go on
                 self.failed.append((job[0].label, error))
+            except KeyboardInterrupt:  # it kept us waiting; what the others have heard is finished
+                self.stop()

@@ -196,6 +196,11 @@ class Run:
         for engine in list(self._engines):
             threading.Thread(target=engine.stop, name="stop").start()
 
+    @property
+    def opening(self) -> bool:
+        """Whether a source is being opened: with a pipe that nobody writes to, `stop` would wait for it."""
+        return any(engine.opening for engine in list(self._engines))
+
     def close(self) -> None:
         """Let go of all runs that are under way, at once."""
         for engine in list(self._engines):

@@ -19,14 +19,14 @@ class Recording:
     label : what it is called in answers and complaints
     heard_s : seconds of audio read so far
     complete : whether it was read to its end
-    refused : whether it could not even be opened
+    opened, refused : whether it could be opened, or not; neither is true of one that was never tried
     """
 
     live = False
 
     def __init__(self, source: FileSource, label: str):
         self.source, self.label = source, label
-        self.complete = self.refused = False
+        self.complete = self.opened = self.refused = False
         self._rate = self._samples = 0
         self._stopped = False
 
@@ -45,7 +45,7 @@ class Recording:
         except Exception:
             self.refused = True
             raise
-        self._rate = port.rate
+        self._rate, self.opened = port.rate, True
         return port
 
     def blocks(self) -> Iterator[np.ndarray]:
