@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pipeline.ends.output import Output
@@ -72,7 +71,7 @@ class Jsonl:
                 "token": word.tokens,
                 "emitted": None if word.emitted_s is None else round(word.emitted_s, 3),
             }
-            self._out.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._out.write_json(line)
 
 
 def _alone(piece: Text, emitted_s: float | None) -> Word:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -46,6 +47,12 @@ class Output:
         except OSError as error:
             self._abandon()
             raise self._fault(error, "write") from error
+
+    def write_json(self, value: object, indent: int | None = None) -> None:
+        """`value` as JSON and an end of line; escaped where the encoding is not one of Unicode's."""
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        plain = not encoding.lower().startswith("utf")
+        self.write(json.dumps(value, ensure_ascii=plain, indent=indent) + "\n")
 
     def close(self) -> None:
         stream, self._stream = self._stream, None

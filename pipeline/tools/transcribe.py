@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -185,7 +184,7 @@ class Page:
             self._try(self._sink.write, shifted(packet, self._shift), emitted_s=emitted_s)
 
     def _end(self, recording: Recording) -> None:
-        if self._port is not None and not recording.refused:
+        if self._port is not None and recording.opened:
             length = round(recording.heard_s * self._port.rate)
             self._try(self._sink.cut, length + self._shift)
             self._shift += length if isinstance(self._sink, Subtitles) else 0
@@ -231,10 +230,10 @@ class Json:
         self._heard[-1][1].extend(self._assembly.flush())
 
     def close(self) -> None:
-        found = [self._object(recording, words) for recording, words in self._heard if not recording.refused]
+        found = [self._object(recording, words) for recording, words in self._heard if recording.opened]
         document: Any = found if self._several else found[0]
         try:
-            self._out.write(json.dumps(document, ensure_ascii=False, indent=1) + "\n")
+            self._out.write_json(document, indent=1)
         finally:
             self._out.close()
 
