@@ -86,7 +86,7 @@ def build(graph: Graph, backend: Backend | None = None) -> Plan:
         upstream = clock if node.upstream == "source" else made[node.upstream].gives
         made[node.name] = construct(node, upstream, checkpoints, backend)
     device = {name: stage for name, stage in made.items() if stage.takes.where == "device"}
-    _check_drain(graph, made)
+    _check_asks(graph, made)
     texts = tuple(name for name, stage in made.items() if stage.gives.kind == "text")
     plan = Plan(graph, checkpoints, backend, _runs(graph, device), device, texts)
     for node in graph.nodes:
@@ -157,23 +157,24 @@ def _runs(graph: Graph, device: dict[str, Stage[Any]]) -> tuple[tuple[str, ...],
     return tuple(map(tuple, runs))
 
 
-def _check_drain(graph: Graph, made: dict[str, Stage[Any]]) -> None:
-    """A padding stage above a model must drain the model's whole delay, or the last words stay inside."""
+def _check_asks(graph: Graph, made: dict[str, Stage[Any]]) -> None:
+    """What a stage `asks` of those above it, such as the silence its prompt stands for, must be so."""
     for node in graph.nodes:
-        lag, above = made[node.name].gives, node
+        above = node
         while above.upstream != "source":
             above = graph.node(above.upstream)
-            drained = (
-                getattr(made[above.name], "delay", lag.delay)
-                if made[above.name].gives.kind == "pcm"
-                else lag.delay
-            )
-            if drained < lag.delay:
-                raise GraphError(
-                    f"{above.mark}: {above.name} drains a delay of {1000 * drained / lag.rate:g} ms, but "
-                    f"{node.name} lags by {1000 * lag.delay / lag.rate:g} ms and would lose its last words; "
-                    "give both the same delay"
-                )
+            stage = made[above.name]
+            for name, value in getattr(made[node.name], "asks", {}).get(type(stage).__name__, {}).items():
+                found = getattr(stage, name)
+                if found != value:
+                    raise GraphError(
+                        f"{above.mark}: {above.name} has {name} {found:g}, but {node.name} and its weights "
+                        f"need {value:g}{_in_ms(name, value, stage.gives.rate)}"
+                    )
+
+
+def _in_ms(name: str, value: float, rate: int) -> str:
+    return f" samples, {name}: {1000 * value / rate:g}ms" if name in ("left", "delay") else ""
 
 
 def _same(takes: Port, given: Port) -> bool:

@@ -58,6 +58,9 @@ class Stage(Protocol[S]):
         you
     lookahead : samples of the future needed, this stage's share of the latency; -1: all of them, not for live
         use
+
+    A stage that depends on more than its plug may say so in an attribute `asks`: by class name of a stage
+    above, the attributes it must have. A graph is refused where they differ.
     """
 
     takes: Port

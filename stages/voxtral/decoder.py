@@ -98,7 +98,9 @@ class Decoder:
         self.ops = backend
         self.delay = delay_tokens(delay_ms)
         self.gives = Port("tokens", upstream.rate, upstream.hop, 1, "device", self.delay * upstream.hop)
-        prompt = [BOS] + [STREAMING_PAD] * (prefix_tokens(self.delay, checkpoint.left_pad_tokens) - 1)
+        left = checkpoint.left_pad_tokens
+        self.asks = {"Pad": {"left": left * upstream.hop, "delay": self.delay * upstream.hop}}
+        prompt = [BOS] + [STREAMING_PAD] * (prefix_tokens(self.delay, left) - 1)
         self.prompt = backend.upload(np.array(prompt, np.int32))
         self.guard = (STREAMING_PAD, blank_patience or NEVER, blank_slope, blank_limit)
         self.table = backend.adopt(*checkpoint.raw("decoder.embed"))  # the head as well: embeddings are tied

@@ -65,6 +65,8 @@ class Encoder:
         self.gives = Port("frames", upstream.rate, checkpoint.config.position_hop, shape.dim, "device")
         self.quantum = CONV_STRIDES[1] * checkpoint.config.downsample
         self.longest = 2 * LONGEST // self.quantum * self.quantum  # mel frames in one pass: whole tokens
+        audio = checkpoint.config.audio
+        self.asks = {"Mel": {"window": audio.window, "ceiling": audio.log_mel_ceiling}}
         self.ops = backend
         self.convs = tuple(
             CausalConv(

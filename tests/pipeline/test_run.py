@@ -18,7 +18,7 @@ from pipeline.clock import VirtualTime
 from pipeline.ends.file import FileSource
 from pipeline.ends.memory import Memory, MemorySource, PushSource
 from pipeline.engine import Engine
-from pipeline.errors import Busy, SinkError, SourceError
+from pipeline.errors import Busy, GraphError, SinkError, SourceError
 from tests.strategies import cuts
 
 
@@ -243,6 +243,19 @@ def test_a_cut_ends_an_utterance_and_the_next_starts_afresh(tiny_run, restless, 
     assert sum(b < a for a, b in pairwise(starts)) == 1, (
         "the second utterance has padding of its own"
     )
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("decoder.delay=960ms", "pad has delay 7680, but decoder .* need 15360 samples, delay: 960ms"),
+        ("pad.left=1280ms", "pad has left 20480, but decoder .* need 40960 samples, left: 2560ms"),
+        ("mel.ceiling=2.5", "mel has ceiling 2.5, but encoder .* need 1.5"),
+    ],
+)
+def test_a_front_that_does_not_suit_the_weights_is_refused(tiny_run, override, complaint):
+    with pytest.raises(GraphError, match=complaint):
+        tiny_run("", override)
 
 
 def test_metrics_count_every_stage_and_the_session(tiny_run, restless):
