@@ -16,6 +16,7 @@ from pipeline.errors import GraphError, WeightsMissing
 from pipeline.graph import End, Graph, Node
 from pipeline.options import injected
 from pipeline.plugs import check_ports
+from pipeline.progress import Report
 from stages import ConfigError, FileAbsent, Port, Stage, pcm
 from stages.voxtral.names import Checkpoint, open_checkpoint
 
@@ -23,8 +24,8 @@ MISSING = """\
 {what}
   full precision (8.9 GB): put consolidated.safetensors, params.json and tekken.json of
     mistralai/Voxtral-Mini-4B-Realtime-2602 (Hugging Face) into one folder and name that folder
-  Q4_0 (2.5 GB): put the .gguf of TrevorJS/voxtral-mini-realtime-gguf beside params.json and tekken.json
-    of the model above, and name the .gguf
+  Q4_0 (2.5 GB): put voxtral-q4.gguf of TrevorJS/voxtral-mini-realtime-gguf beside params.json and
+    tekken.json of the model above, and name the .gguf
   or leave VOXTRAL and --weights unset: the small built-in model needs no download"""
 
 
@@ -66,8 +67,12 @@ class Plan:
         return self._host[key]
 
 
-def build(graph: Graph, backend: Backend | None = None) -> Plan:
-    """Check a graph's plugs, open the weights and the backend it needs and construct its device stages.
+def build(
+    graph: Graph, backend: Backend | None = None, report: Report = lambda done, total: None
+) -> Plan:
+    """Check a graph's plugs, open the weights and the backend it needs and construct its stages.
+
+    report : told how many stages are done, of how many
 
     Raises
     ------
@@ -83,8 +88,10 @@ def build(graph: Graph, backend: Backend | None = None) -> Plan:
     made: dict[str, Stage[Any]] = {}
     clock = pcm(graph.clock or 16_000)
     for node in graph.nodes:
+        report(len(made), len(graph.nodes))
         upstream = clock if node.upstream == "source" else made[node.upstream].gives
         made[node.name] = construct(node, upstream, checkpoints, backend)
+    report(len(made), len(graph.nodes))
     device = {name: stage for name, stage in made.items() if stage.takes.where == "device"}
     _check_asks(graph, made)
     texts = tuple(name for name, stage in made.items() if stage.gives.kind == "text")

@@ -28,8 +28,8 @@ def run(arguments: Namespace) -> int:
         raise GraphError(f"{arguments.graph}: it has no {what} to run with; add one, as in --set {add}")
     report: dict[str, Any] = {}
     with (
-        figures(arguments, report), loading(graph),
-        Run(graph, on_metrics=report.update) as running, stopping(running) as interrupted,
+        figures(arguments, report), loaded(graph, on_metrics=report.update) as running,
+        stopping(running) as interrupted,
     ):  # fmt: skip
         try:
             running.run()
@@ -42,7 +42,7 @@ def transcribe(arguments: Namespace) -> int:
     from pipeline.tools.transcribe import transcribe_files
 
     graph = load(arguments, arguments.graph)
-    with loading(graph), Run(graph) as running, stopping(running) as interrupted:
+    with loaded(graph) as running, stopping(running) as interrupted:
         failed = transcribe_files(running, arguments.files, arguments.format, arguments.output)
         notes(running)
     for name, error in failed:
@@ -62,7 +62,7 @@ def evaluate(arguments: Namespace) -> int:
     graph = load(arguments, arguments.graph)
     rows = read_manifest(Path(arguments.manifest), only=arguments.only)
     score = Scorer(arguments.normalizer)  # whatever is missing is missed before the weights are loaded
-    with loading(graph), Run(graph) as running, stopping(running) as interrupted:
+    with loaded(graph) as running, stopping(running) as interrupted:
         result = evaluate_manifest(running, rows, score)
         notes(running)
     if arguments.errors:
@@ -158,9 +158,10 @@ def load(arguments: Namespace, where: str) -> Graph:
     return load_graph(where, sets=arguments.sets, params=params, allow_import=arguments.allow_import)
 
 
-@contextmanager
-def loading(graph: Graph) -> Iterator[None]:
-    """Says which model is about to speak, where that might not be what the user expects."""
+def loaded(graph: Graph, **options: Any) -> Run:
+    """`Run(graph, **options)`; says which model is about to speak, where that might not be what the user
+    expects.
+    """
     from pipeline.tools.doctor import built_in
 
     if graph.weights and built_in(graph.weights):
@@ -168,7 +169,8 @@ def loading(graph: Graph) -> Iterator[None]:
             "using the built-in small model: letters, numbers, dates, commands and coffee orders in English; "
             "name another with --weights or VOXTRAL"
         )
-    yield
+    with progress("loading", unit="stages") as report:
+        return Run(graph, on_load=report, **options)
 
 
 def show(text: str) -> None:

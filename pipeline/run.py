@@ -35,6 +35,7 @@ from pipeline.engine import Engine, Job
 from pipeline.errors import GraphError, SinkClosed, SourceError
 from pipeline.graph import End, Graph, load_graph
 from pipeline.metrics import Metrics
+from pipeline.progress import Report
 from stages import Packet, Port, Text
 
 STANDARD_OUTPUT = "-"  # what a sink that takes no path, or is given none, writes to
@@ -81,11 +82,18 @@ class Run:
     ----------
     graph : from `load_graph`
     on_metrics : called with `Metrics.report()` at the end of every run
+    on_load : called with (stages loaded, stages in all) as the weights are read
     """
 
-    def __init__(self, graph: Graph, *, on_metrics: Callable[[dict[str, Any]], None] | None = None):
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        on_metrics: Callable[[dict[str, Any]], None] | None = None,
+        on_load: Report = lambda done, total: None,
+    ):
         self.graph = graph
-        self.plan: Plan = build(graph)
+        self.plan: Plan = build(graph, report=on_load)
         self._on_metrics = on_metrics
         self.notes: list[str] = []  # of the last run: what sources wanted known, such as samples replaced
         self._engines: list[Engine] = []  # runs that are under way; one for each thread that asked for one

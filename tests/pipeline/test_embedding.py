@@ -124,6 +124,12 @@ def test_a_stop_from_a_signal_handler_finishes_what_was_heard(tiny_run, restless
     assert kept.pieces == list(run.transcribe(restless(2.0)).pieces)
 
 
+def test_loading_tells_how_far_it_is(tiny_run):
+    told = []
+    pipeline.Run(tiny_run().graph, on_load=lambda done, total: told.append((done, total)))
+    assert told == [(done, 8) for done in range(9)]
+
+
 async def arriving(audio: np.ndarray, parts: int = 10):
     for block in np.array_split(audio, parts):
         await asyncio.sleep(0)
