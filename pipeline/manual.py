@@ -69,7 +69,7 @@ examples:
     "validate": """\
 examples:
   python -m pipeline validate mine.yaml
-  python -m pipeline validate mine.yaml --delay 960ms --set sink.wav.path=talk.wav
+  python -m pipeline validate mine.yaml --delay 960ms --set sink.jsonl.path=talk.jsonl
 
 Every fault is named at once, as file:line:column: message. `inspect` lists what a graph may hold.
 """,
