@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +33,8 @@ def run(arguments: Namespace) -> int:
         stopping(running) as interrupted,
     ):  # fmt: skip
         try:
-            running.run()
+            with progress("hearing", unit="s", quiet=sys.stdout.isatty()) as report_heard:
+                running.run(report_heard)
         finally:
             notes(running)
     return INTERRUPTED if interrupted else 0

@@ -12,9 +12,13 @@ PipelineError         1
 
 
 class PipelineError(Exception):
-    """Root of everything raised by the runtime."""
+    """Root of everything raised by the runtime.
+
+    `transcript` is what had been recognised, where the failure ended a transcription.
+    """
 
     exit_code = 1
+    transcript: str = ""
 
 
 class GraphError(PipelineError):

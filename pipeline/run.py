@@ -32,7 +32,7 @@ from pipeline.catalog import make_sink, make_source
 from pipeline.ends.file import FileSource
 from pipeline.ends.memory import Memory, MemorySource, PushSource
 from pipeline.engine import Engine, Job
-from pipeline.errors import GraphError, SinkClosed, SourceError
+from pipeline.errors import GraphError, PipelineError, SinkClosed, SourceError
 from pipeline.graph import End, Graph, load_graph
 from pipeline.metrics import Metrics
 from pipeline.progress import Report
@@ -121,11 +121,16 @@ class Run:
 
         Raises
         ------
-        SourceError   it is none of these, or cannot be read to its end
+        SourceError   it is none of these, or cannot be read to its end; the `transcript` of the error is then
+                      what was heard before
         """
         source, kept = source_of(audio, rate_hz), Memory()
-        for _ in self._rounds(source, [(self.text_node, kept)]):
-            pass
+        try:
+            for _ in self._rounds(source, [(self.text_node, kept)]):
+                pass
+        except PipelineError as error:
+            error.transcript = kept.text
+            raise
         return Transcript(kept.text, tuple(kept.pieces), kept.port.rate if kept.port else rate_hz)
 
     async def stream(self, audio: AsyncIterable[np.ndarray], rate_hz: int = 16_000) -> AsyncIterator[Text]:
@@ -173,10 +178,15 @@ class Run:
             source.close()
             feeding.cancel()
 
-    def run(self) -> None:
-        """Run from the graph's own source to its own sinks, to the end."""
-        for _ in self._rounds(self._source(), self._sinks(self.graph.sinks)):
-            pass
+    def run(self, on_round: Callable[[float, float | None], None] = lambda heard_s, total_s: None) -> None:
+        """Run from the graph's own source to its own sinks, to the end.
+
+        `on_round` is called whenever something has moved, with the seconds heard so far and the seconds there are,
+        None where that is not known.
+        """
+        source = self._source()
+        for heard_s in self._rounds(source, self._sinks(self.graph.sinks)):
+            on_round(heard_s, source.duration_s)
 
     def batch(
         self, jobs: Iterable[Job], on_round: Callable[[], None] = lambda: None
@@ -242,14 +252,14 @@ class Run:
     def _listeners(self, deliver: Callable[[Text], object]) -> list[tuple[str, Pieces]]:
         return [(node, Pieces(deliver)) for node in self.plan.text_nodes]
 
-    def _rounds(self, source: Any, sinks: Sequence[tuple[str, Any]]) -> Generator[None, None, None]:
-        """One session from end to end; yields whenever something may have been heard."""
+    def _rounds(self, source: Any, sinks: Sequence[tuple[str, Any]]) -> Generator[float, None, None]:
+        """One session from end to end; yields the seconds heard, whenever something may have been said."""
         with self._running() as engine:
-            engine.open(source, sinks)
+            meter = engine.open(source, sinks).meter
             for pending in engine.pump():
-                yield
+                yield meter.audio_s
                 pending.wait()
-            yield
+            yield meter.audio_s
         raise_first(engine.failed)
 
     @contextmanager
@@ -280,7 +290,7 @@ def source_of(audio: str | Path | BinaryIO | np.ndarray, rate_hz: int) -> Memory
     raise SourceError(f"audio is a path, an open binary stream or a NumPy array of samples, found {found}")
 
 
-def drained(heard: deque[Text], rounds: Generator[None, None, None]) -> Iterator[Text]:
+def drained(heard: deque[Text], rounds: Generator[float, None, None]) -> Iterator[Text]:
     """What `rounds` add to `heard`, as soon as it is there."""
     with closing(rounds):
         for _ in rounds:

@@ -251,3 +251,12 @@ def test_every_error_of_the_runtime_has_a_public_name():
 
 def subclasses(kind: type) -> list[type]:
     return [one for child in kind.__subclasses__() for one in [child, *subclasses(child)]]
+
+
+def test_the_error_of_a_damaged_file_carries_what_was_heard_before(tiny_run, restless, tmp_path):
+    soundfile.write(tmp_path / "whole.wav", restless(4.0), 16_000, subtype="PCM_16")
+    (tmp_path / "cut.wav").write_bytes((tmp_path / "whole.wav").read_bytes()[: 44 + 2 * 16_000 * 3])
+    with pytest.raises(SourceError) as caught:
+        tiny_run().transcribe(tmp_path / "cut.wav")
+    samples, _ = soundfile.read(tmp_path / "whole.wav", frames=48_000, dtype="float32")
+    assert caught.value.transcript == tiny_run().transcribe(samples).text != ""
