@@ -181,8 +181,8 @@ class Run:
     def run(self, on_round: Callable[[float, float | None], None] = lambda heard_s, total_s: None) -> None:
         """Run from the graph's own source to its own sinks, to the end.
 
-        `on_round` is called whenever something has moved, with the seconds heard so far and the seconds there are,
-        None where that is not known.
+        `on_round` is called whenever something has moved, with the seconds heard so far and in all, or None
+        where that is not known.
         """
         source = self._source()
         for heard_s in self._rounds(source, self._sinks(self.graph.sinks)):
