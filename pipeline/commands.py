@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing import Any
 from pipeline.ends.output import Output
 from pipeline.errors import GraphError, SinkClosed
 from pipeline.graph import Graph, load_graph
-from pipeline.progress import progress, say
+from pipeline.progress import progress, say, text_is_watched
 from pipeline.run import Run
 
 INTERRUPTED = 130
@@ -28,12 +27,13 @@ def run(arguments: Namespace) -> int:
         what, add = ("sink", "sink=lines") if graph.source else ("source", "source.file.path=talk.wav")
         raise GraphError(f"{arguments.graph}: it has no {what} to run with; add one, as in --set {add}")
     report: dict[str, Any] = {}
+    quiet = text_is_watched() or any(sink.kind == "terminal" for sink in graph.sinks)  # it draws there itself
     with (
         figures(arguments, report), loaded(graph, on_metrics=report.update) as running,
         stopping(running) as interrupted,
     ):  # fmt: skip
         try:
-            with progress("hearing", unit="s", quiet=sys.stdout.isatty()) as report_heard:
+            with progress("hearing", unit="s", quiet=quiet) as report_heard:
                 running.run(report_heard)
         finally:
             notes(running)

@@ -47,3 +47,8 @@ def say(text: str) -> None:
 def watched() -> bool:
     """Whether a bar would be seen: standard error is a terminal."""
     return sys.stderr is not None and sys.stderr.isatty()
+
+
+def text_is_watched() -> bool:
+    """Whether standard output is a terminal, where the text itself shows how far we are."""
+    return sys.stdout is not None and sys.stdout.isatty()

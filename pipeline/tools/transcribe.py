@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,7 +15,7 @@ from pipeline.ends.paths import is_same
 from pipeline.ends.subtitles import Subtitles
 from pipeline.ends.words import Word, WordAssembly
 from pipeline.errors import GraphError, SinkError
-from pipeline.progress import progress, watched
+from pipeline.progress import progress, text_is_watched, watched
 from pipeline.run import Run
 from pipeline.tools.recordings import Recording, length_s, recording
 from stages import Packet, Port, Span
@@ -58,7 +57,7 @@ def transcribe_files(running: Run, files: Sequence[str], format: str = "txt", ou
         pages = [Page(format, output, recordings, running.stop)]
     answers = [(running.text_node, answer) for page in pages for answer in page.answers]
     jobs = [(r, [answer]) for r, answer in zip(recordings, answers, strict=True)]
-    quiet = output == "-" and sys.stdout.isatty()  # the text itself shows how far we are
+    quiet = output == "-" and text_is_watched()
     total = total_s(running, files) if watched() and not quiet else None
     with progress("transcribing", unit="s", quiet=quiet) as report:
         failed = running.batch(jobs, lambda: report(sum(r.heard_s for r in recordings), total))
