@@ -67,10 +67,11 @@ def transcribed(tmp_path, capsys, environment) -> Callable[..., tuple[int, dict[
 
 
 def process(
-    *words: object, stdin: int = subprocess.DEVNULL, strict: tuple[str, ...] = STRICT
-) -> subprocess.Popen[bytes]:
+    *words: object, stdin: int = subprocess.DEVNULL, stderr: int = subprocess.PIPE,
+    strict: tuple[str, ...] = STRICT,
+) -> subprocess.Popen[bytes]:  # fmt: skip
     command = [sys.executable, *strict, *PROGRAM, *map(str, words)]
-    return subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr)
 
 
 def run_of(path: object, *sets: str) -> list[str]:
@@ -84,6 +85,15 @@ def answer(running: subprocess.Popen[bytes], given: bytes | None = None) -> tupl
     finally:
         running.kill()
     return running.returncode, (out or b"").decode(), (err or b"").decode()
+
+
+def drain(terminal: int) -> None:
+    """Read what is drawn until nobody draws any more."""
+    try:
+        while os.read(terminal, 1 << 16):
+            pass
+    except OSError:  # how Linux says that the other end is closed
+        return
 
 
 def shell(script: str, *words: str) -> tuple[int, str, str]:
@@ -195,6 +205,20 @@ def test_audio_comes_through_pipes_of_any_kind(environment, ten, tiny_run, tmp_p
     assert answer(process(*run_of(fifo))) == (0, expected, "")
     assert answer(process(*run_of("-"), stdin=pipe), wav) == (0, expected, "")
     assert answer(process(*run_of("-", *raw), stdin=pipe), wav[44:]) == (0, expected, "")
+
+
+@posix
+@pytest.mark.parametrize("command", ["run", "transcribe"])
+def test_a_bar_on_the_terminal_takes_no_text_from_standard_output(environment, ten, tiny_run, command):
+    terminal, stderr = os.openpty()
+    words = run_of(ten) if command == "run" else ["transcribe", str(ten)]
+    running = process(*words, stderr=stderr)
+    os.close(stderr)
+    drawn = threading.Thread(target=drain, args=(terminal,))
+    drawn.start()
+    assert answer(running) == (0, f"{tiny_run().transcribe(ten)}\n", "")
+    drawn.join()
+    os.close(terminal)
 
 
 @posix
