@@ -27,9 +27,10 @@ def progress(what: str, *, unit: str = "bytes", quiet: bool = False) -> Iterator
         bars.TextColumn("{task.description}"), bars.BarColumn(), bars.TaskProgressColumn(), count,
         bars.TimeRemainingColumn(),
     )  # fmt: skip
-    # rich would take standard output over and send our text to the bar's console
-    alone = {"redirect_stdout": False, "redirect_stderr": False}
-    with bars.Progress(*columns, console=Console(stderr=True), transient=True, **alone) as bar:
+    with bars.Progress(
+        *columns, console=Console(stderr=True), transient=True,
+        redirect_stdout=False, redirect_stderr=False,  # else rich sends our text to the console of the bar
+    ) as bar:  # fmt: skip
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
