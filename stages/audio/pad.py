@@ -101,5 +101,6 @@ def _samples(option: str, ms: float, rate: int) -> int:
 
 def _whole(option: str, ms: float, samples: int, align: int) -> int:
     if samples % align:
-        raise ConfigError(f"pad: {option} is {ms!r} ms, {samples} samples, expected a multiple of {align}")
+        whole = f"a multiple of {ms * align / samples:g} ms ({align} samples)"
+        raise ConfigError(f"pad: {option} is {ms:g} ms ({samples} samples), expected {whole}")
     return samples

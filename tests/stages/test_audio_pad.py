@@ -77,7 +77,7 @@ def test_silence_may_be_none():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"left_ms": 100}, "left is 100 ms, 1600 samples, expected a multiple of 1280"),
+        ({"left_ms": 100}, r"left is 100 ms \(1600 samples\), expected a multiple of 80 ms \(1280 samples\)"),
         ({"delay_ms": 481}, "delay is 481 ms"),
         ({"right_ms": -80}, "right is -80 ms, expected 0 to"),
         ({"right_ms": float("nan")}, "right is nan ms"),
