@@ -30,7 +30,7 @@ def readable(path: Path, label: str) -> int:
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise SourceError(f"{label}: cannot read it ({reason(error)})") from error
     if stat.S_ISDIR(mode):
-        raise SourceError(f"{label}: it is a folder; name a file in it, or use a manifest to read them all")
+        raise SourceError(f"{label}: it is a folder; name a file in it, or all: `transcribe FOLDER/*.wav`")
     return mode
 
 
