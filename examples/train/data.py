@@ -25,6 +25,8 @@ SPECIALS, FIRST_WORD = 64, 64 + 256  # ids 64..319 are the single bytes
 LEFT = 32  # frames of silence before every stream
 PHONE_LAG = 0.08  # the encoder is causal: it may name a phone this late
 SHORT_FRAMES, LONG_FRAMES = 100, 125  # crop lengths, padding included: 8 and 10 s
+WRONG_INPUT = 0.08  # share of earlier words replaced by another: believe the sound, not the sentence
+PAUSES = ((-0.04, 0.06),) * 5 + ((0.0, 0.4),) * 4 + ((0.3, 1.5),)  # s between spliced words
 NOISE_TRAIN = 0.75  # of each noise recording; the rest is for the figures
 
 
@@ -99,11 +101,11 @@ class Crops(IterableDataset):
             yield self.make_batch()
 
     def make_banks(self) -> Weighted:
-        """Words of each speaker of short strings, rare words first."""
+        """Words of each speaker, rare words first."""
         uses = Counter(word for u in self.utterances for word, _, _ in u.words)
         speakers = defaultdict(list)
         for u in self.utterances:
-            if u.corpus == "an4":
+            if u.corpus != "wakewords":
                 speakers[u.speaker] += [(u, i) for i in range(len(u.words))]
         banks = [
             Weighted(
@@ -119,9 +121,8 @@ class Crops(IterableDataset):
         draw, done = self.draw, float(self.progress[0])
         delay = self.pick_delay(done)
         self.count += 1
-        long = random.Random(self.count).random() < (
-            0.25 if done < self.widen[0] else 0.6
-        )  # in all processes
+        share = 0.25 if done < self.widen[0] else 0.6
+        long = random.Random(self.count).random() < share  # alike in all processes: none waits for another
         frames, left = (LONG_FRAMES, LEFT) if long else (SHORT_FRAMES, draw.randint(3, 12))
         rows = [self.make_row(frames, left, delay) for _ in range(self.batch)]
         mel, tokens, targets, weights, phones = (torch.stack(column) for column in zip(*rows, strict=True))
@@ -175,30 +176,25 @@ class Crops(IterableDataset):
         return crop
 
     def spliced(self, length: int) -> Crop:
-        """Words of one speaker in a new order: the strings nobody has read."""
+        """Words of one speaker in a new order: strings nobody has read, orders nobody has given."""
         draw, crop = self.draw, Crop(np.zeros(length, np.float32))
-        bank, speed, pace = self.banks(), draw.uniform(0.86, 1.16), draw.random()
+        bank, speed = self.banks(), draw.uniform(0.86, 1.16)
+        pause = draw.choice(PAUSES)
         at = draw.uniform(0.05, 0.8)
         for _ in range(draw.randint(1, 16)):
-            u, i = bank()
-            _, start, end = u.words[i]
-            before = u.words[i - 1][2] if i else 0.0
-            after = u.words[i + 1][1] if i + 1 < len(u.words) else len(u.pcm) / SAMPLE_RATE
+            u, first = bank()
+            last = min(first + (0 if u.corpus == "an4" else draw.choice((0, 1, 1, 2, 3))), len(u.words) - 1)
+            start, end = u.words[first][1], u.words[last][2]
+            before = u.words[first - 1][2] if first else 0.0
+            after = u.words[last + 1][1] if last + 1 < len(u.words) else len(u.pcm) / SAMPLE_RATE
             cut = start - min(0.06, max(0.0, start - before) + 0.02, start)
             stop = end + min(0.06, max(0.0, after - end) + 0.02)
             own = speed * draw.uniform(0.95, 1.05)
-            sound = stretch(u.pcm[int(cut * SAMPLE_RATE) : int(stop * SAMPLE_RATE)], own) * draw.uniform(
-                0.7, 1.3
-            )
+            sound = stretch(u.pcm[int(cut * SAMPLE_RATE) : int(stop * SAMPLE_RATE)], own)
             phones = [p for p in u.phones if p[1] >= start - 0.005 and p[2] <= end + 0.005]
-            at = crop.add(sound, at, [u.words[i]], phones, cut=cut, speed=own)
-            at += (
-                draw.uniform(-0.04, 0.06)
-                if pace < 0.5
-                else draw.uniform(0, 0.4)
-                if pace < 0.9
-                else draw.uniform(0.3, 1.5)
-            )
+            words = u.words[first : last + 1]
+            at = crop.add(sound * draw.uniform(0.7, 1.3), at, words, phones, cut=cut, speed=own)
+            at += draw.uniform(*pause)
             if at > length / SAMPLE_RATE - 0.3:
                 break
         return crop
@@ -215,6 +211,8 @@ class Crops(IterableDataset):
             free = at + 2
         tokens = np.concatenate(([BOS], targets[:-1]))
         tokens[1 : left + delay + 1] = STREAMING_PAD
+        wrong = (tokens >= FIRST_WORD) & (self.distort.numbers.random(frames) < WRONG_INPUT)
+        tokens[wrong] = FIRST_WORD + self.distort.numbers.integers(len(self.ids), size=int(wrong.sum()))
         weights = np.where(targets == STREAMING_PAD, 0.3, 1.0)
         weights[: left + delay] = 0
         return torch.from_numpy(tokens), torch.from_numpy(targets), torch.from_numpy(weights).float()
@@ -233,12 +231,12 @@ class Weighted:
 
 def utterance_weight(utterance: Utterance) -> float:
     """Long strings more than short; the wake words, half of all clips, hardly."""
-    return 0.15 if utterance.corpus == "wakewords" else len(utterance.words) ** 0.6
+    return 0.35 if utterance.corpus == "wakewords" else len(utterance.words) ** 0.6
 
 
 def letter_weight(word: str) -> float:
     """Letters that rhyme with B are told apart by their first 50 ms: show them more often."""
-    return 2.0 if word in "bcdegptvz" else 1.3 if len(word) == 1 else 1.0
+    return 2.0 if word in set("bcdegptvz") else 1.3 if len(word) == 1 else 1.0
 
 
 def stretch(pcm: np.ndarray, speed: float) -> Pcm:

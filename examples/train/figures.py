@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 from pathlib import Path
 
@@ -16,14 +15,18 @@ import numpy as np
 import torch
 from augment import music
 from corpus import Utterance, align_all, load_corpora, read_manifest, split
-from data import BOS, LEFT, STREAMING_PAD, load_noises
+from data import FIRST_WORD, load_noises
 from export import GGUF, SAFETENSORS, read_gguf
-from measure import distance, outputs, spell, transcribe, word_error_rate
-from model import FRAME, SAMPLE_RATE, Shape, Voxtral, log_mel, mel_filters
+from measure import distance, outputs, spell, transcribe
+from model import FRAME, SAMPLE_RATE, Shape, Voxtral
 from safetensors.torch import load_file
+from theirs import transcribe_theirs
 
 DELAYS = 2, 3, 4, 5, 6, 8, 10, 12, 15
+PARTS = "rates", "wordless", "delays", "theirs"
 LOOK_AHEAD = 0.0025  # s of sound the last mel frame of a token needs beyond the token's end
+
+Sets = dict[str, list[Utterance]]
 
 
 def shape_of(params: dict) -> Shape:
@@ -69,123 +72,6 @@ def read_words(folder: Path) -> list[str]:
     ]
 
 
-def to_transformers(model: Voxtral):
-    """The same weights in the implementation of the transformers library."""
-    from transformers import VoxtralRealtimeConfig, VoxtralRealtimeForConditionalGeneration
-
-    shape = model.shape
-    rope = {"rope_type": "default", "rope_theta": shape.theta}
-    config = VoxtralRealtimeConfig(
-        audio_config={
-            "hidden_size": shape.encoder_dim,
-            "intermediate_size": shape.encoder_ff,
-            "num_hidden_layers": shape.encoder_layers,
-            "num_attention_heads": shape.encoder_heads,
-            "head_dim": shape.encoder_head_dim,
-            "num_mel_bins": 128,
-            "rms_norm_eps": 1e-5,
-            "sliding_window": shape.encoder_window,
-            "rope_parameters": rope,
-        },
-        text_config={
-            "vocab_size": shape.vocab,
-            "hidden_size": shape.decoder_dim,
-            "intermediate_size": shape.decoder_ff,
-            "num_hidden_layers": shape.decoder_layers,
-            "num_attention_heads": shape.decoder_heads,
-            "num_key_value_heads": shape.decoder_kv_heads,
-            "head_dim": shape.decoder_head_dim,
-            "sliding_window": shape.decoder_window,
-            "rms_norm_eps": 1e-5,
-            "rope_parameters": rope,
-            "tie_word_embeddings": True,
-        },
-        downsample_factor=4,
-        audio_length_per_tok=8,
-        default_num_delay_tokens=6,
-        projector_hidden_act="gelu",
-    )
-    theirs = VoxtralRealtimeForConditionalGeneration(config).eval()
-    names = {
-        their_name(name): permuted(name, w, shape)
-        for name, w in model.state_dict().items()
-        if not name.startswith("phone_head")
-    }
-    missing, unexpected = theirs.load_state_dict(names, strict=False)
-    if unexpected or [name for name in missing if name != "lm_head.weight" and "lm_head" not in name]:
-        raise ValueError(f"transformers: missing {missing[:3]}, unknown {unexpected[:3]}")
-    theirs.tie_weights()
-    return theirs
-
-
-def their_name(name: str) -> str:
-    """A Mistral tensor name as the transformers module calls it."""
-    inner = "mm_streams_embeddings.embedding_module."
-    swaps = [
-        (inner + "tok_embeddings", "model.language_model.embed_tokens"),
-        (inner + "audio_language_projection.0", "model.multi_modal_projector.linear_1"),
-        (inner + "audio_language_projection.2", "model.multi_modal_projector.linear_2"),
-        (inner + "whisper_encoder.conv_layers.0.conv", "model.audio_tower.embedder.conv1"),
-        (inner + "whisper_encoder.conv_layers.1.conv", "model.audio_tower.embedder.conv2"),
-        (inner + "whisper_encoder.transformer.", "model.audio_tower."),
-    ]
-    audio = "whisper_encoder" in name
-    for old, new in swaps:
-        name = name.replace(old, new)
-    if name.startswith(("layers.", "norm.")):
-        name = "model.language_model." + name
-    norms = (
-        ("self_attn_layer_norm", "final_layer_norm")
-        if audio
-        else ("input_layernorm", "post_attention_layernorm")
-    )
-    parts = {
-        "attention_norm": norms[0],
-        "ffn_norm": norms[1],
-        "attention.wq": "self_attn.q_proj",
-        "attention.wk": "self_attn.k_proj",
-        "attention.wv": "self_attn.v_proj",
-        "attention.wo": "self_attn.o_proj",
-        "feed_forward.w1": "mlp.gate_proj",
-        "feed_forward.w2": "mlp.down_proj",
-        "feed_forward.w3": "mlp.up_proj",
-        "ada_rms_norm_t_cond.0": "ada_rms_norm.linear1",
-        "ada_rms_norm_t_cond.2": "ada_rms_norm.linear2",
-    }
-    for old, new in parts.items():
-        name = name.replace(f".{old}.", f".{new}.")
-    return name
-
-
-def permuted(name: str, weight: torch.Tensor, shape: Shape) -> torch.Tensor:
-    """Rows of wq and wk from the interleaved order to halves, which is what transformers rotates."""
-    if ".attention.wq." not in name and ".attention.wk." not in name:
-        return weight
-    head_dim = shape.encoder_head_dim if "whisper_encoder" in name else shape.decoder_head_dim
-    return weight.unflatten(0, (-1, head_dim // 2, 2)).transpose(1, 2).flatten(0, 2)
-
-
-@torch.no_grad()
-def transcribe_theirs(theirs, words: list[str], utterances: list[Utterance], delay: int = 6) -> list[str]:
-    """Texts by `generate`, one utterance at a time, official padding, end of text ignored."""
-    filters, texts = mel_filters(), []
-    for u in utterances:
-        frames = LEFT + math.ceil(len(u.pcm) / FRAME) + delay + 11
-        sound = np.zeros(frames * FRAME, np.float32)
-        sound[LEFT * FRAME : LEFT * FRAME + len(u.pcm)] = u.pcm / np.float32(32768)
-        prefix = torch.tensor([[BOS] + [STREAMING_PAD] * (LEFT + delay)])
-        ids = theirs.generate(
-            input_ids=prefix,
-            input_features=log_mel(torch.from_numpy(sound)[None], filters),
-            num_delay_tokens=delay,
-            do_sample=False,
-            eos_token_id=-1,
-            pad_token_id=11,
-        )
-        texts.append(spell(ids[0, prefix.shape[1] :].tolist(), words))
-    return texts
-
-
 def rate(utterances: list[Utterance], texts: list[str]) -> str:
     """Word error rate, and the share of utterances without an error."""
     errors = [distance(u.text.split(), text.split()) for u, text in zip(utterances, texts, strict=True)]
@@ -193,17 +79,14 @@ def rate(utterances: list[Utterance], texts: list[str]) -> str:
     return f"{100 * sum(errors) / total:.1f} % ({100 * sum(e == 0 for e in errors) / len(errors):.0f} %)"
 
 
-def latencies(model: Voxtral, words: list[str], aligned: list[Utterance], delay: int) -> tuple[float, float]:
-    """Mean and 95th percentile, in ms, of a right word's time of output minus its aligned end."""
-    lags = []
-    for u, said in zip(aligned, outputs(model, aligned, delay), strict=True):
-        heard = [
-            (words[t - 320], (i + 1) * FRAME / SAMPLE_RATE + LOOK_AHEAD + delay * FRAME / SAMPLE_RATE)
-            for i, t in enumerate(said)
-            if 320 <= t < 320 + len(words)
-        ]
-        lags += [at - end for (_, _, end), (_, at) in pair(u.words, heard)]
-    return 1000 * float(np.mean(lags)), 1000 * float(np.percentile(lags, 95))
+def latencies(words: list[str], aligned: Utterance, said: list[int], delay: int) -> list[float]:
+    """Seconds from the end of each right word to its token; said[i] has heard i + delay + 1 frames."""
+    heard = [
+        (words[t - FIRST_WORD], (i + 1 + delay) * FRAME / SAMPLE_RATE + LOOK_AHEAD)
+        for i, t in enumerate(said)
+        if FIRST_WORD <= t < FIRST_WORD + len(words)
+    ]
+    return [at - end for (_, _, end), (_, at) in pair(aligned.words, heard)]
 
 
 def pair(wanted: tuple, got: list) -> list[tuple]:
@@ -248,12 +131,6 @@ def wordless(corpus: Path) -> dict[str, np.ndarray]:
     }
 
 
-def false_words(model: Voxtral, words: list[str], sound: np.ndarray) -> float:
-    """Words a minute where there are none, as one stream."""
-    u = Utterance("", "none", "", np.round(sound * 32767).astype(np.int16))
-    return len(transcribe(model, words, [u])[0].split()) / (len(sound) / SAMPLE_RATE / 60)
-
-
 def streams(utterances: list[Utterance]) -> list[Utterance]:
     """Everything one speaker says, half a second apart, as one stream."""
     gap, joined = np.zeros(SAMPLE_RATE // 2, np.int16), []
@@ -264,6 +141,57 @@ def streams(utterances: list[Utterance]) -> list[Utterance]:
     return joined
 
 
+def print_rates(sets: Sets, models: list[Voxtral], words: list[str]) -> None:
+    """Set, bf16, Q4_0; then all of a speaker as one stream."""
+    for name, found in sets.items():
+        columns = [rate(found, transcribe(model, words, found)) for model in models]
+        print(f"| {name}, {len(found)} | {' | '.join(columns)} |", flush=True)
+    for name, found in spoken_sets(sets).items():
+        joined = streams(found)
+        seconds = max(len(u.pcm) for u in joined) / SAMPLE_RATE
+        columns = [rate(joined, transcribe(model, words, joined)) for model in models]
+        print(f"| {name}, streams of up to {seconds:.0f} s | {' | '.join(columns)} |", flush=True)
+
+
+def print_theirs(sets: Sets, models: list[Voxtral], words: list[str]) -> None:
+    """The same by the transformers library, and how many texts are the same."""
+    for name, found in sets.items():
+        columns = []
+        for model in models:
+            texts, ours = transcribe_theirs(model, words, found), transcribe(model, words, found)
+            same = sum(a == b for a, b in zip(texts, ours, strict=True))
+            columns.append(f"{rate(found, texts)}, {same} of {len(found)} texts the same")
+        print(f"| {name} | {' | '.join(columns)} |", flush=True)
+
+
+def print_delays(sets: Sets, model: Voxtral, words: list[str]) -> None:
+    """Delay, word error rate of each set, mean and 95th percentile of the time from word to text."""
+    sets = spoken_sets(sets)
+    aligned = {u.name: u for u in align_all([u for found in sets.values() for u in found])}
+    for delay in DELAYS:
+        rates, lags = [], []
+        for found in sets.values():
+            said = outputs(model, found, delay)
+            rates.append(rate(found, [spell(tokens, words) for tokens in said]).partition(" (")[0])
+            for u, tokens in zip(found, said, strict=True):
+                lags += latencies(words, aligned[u.name], tokens, delay) if u.name in aligned else []
+        mean, late = 1000 * np.mean(lags), 1000 * np.percentile(lags, 95)
+        print(f"| {80 * delay} ms | {' | '.join(rates)} | {mean:.0f} ms | {late:.0f} ms |", flush=True)
+
+
+def print_wordless(corpus: Path, models: list[Voxtral], words: list[str]) -> None:
+    """Kind, and false words a minute by bf16 and Q4_0, each kind as one stream."""
+    for name, sound in wordless(corpus).items():
+        u = Utterance("", "none", "", np.round(sound * 32767).astype(np.int16))
+        minutes = len(sound) / SAMPLE_RATE / 60
+        columns = [f"{len(transcribe(m, words, [u])[0].split()) / minutes:.1f}" for m in models]
+        print(f"| {name}, {minutes:.1f} min | {' | '.join(columns)} |", flush=True)
+
+
+def spoken_sets(sets: Sets) -> Sets:
+    return {name: found for name, found in sets.items() if not name.startswith("wakewords")}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -272,63 +200,24 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--dev", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("work"))
-    parser.add_argument("--quick", action="store_true", help="own implementation alone, error rates alone")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    words = read_words(args.folder)
-    exact, coarse = (read_model(args.folder, coarse=c) for c in (False, True))
+    words, models = read_words(args.folder), [read_model(args.folder, coarse=c) for c in (False, True)]
     _, test = split(load_corpora(args.corpus, args.work / "aligned.pkl"))
-    sets = {
-        f"{name} (dev)": [u for u in read_manifest(args.dev) if u.corpus == name]
-        for name in ("an4-dev", "barista-dev")
-    }
+    dev = read_manifest(args.dev)
+    sets = {f"{name}, dev": [u for u in dev if u.corpus == name] for name in ("an4-dev", "barista-dev")}
     sets |= {
-        f"{name} (test)": [u for u in test if u.corpus == name] for name in ("an4", "barista", "wakewords")
+        f"{name}, test": [u for u in test if u.corpus == name] for name in ("an4", "barista", "wakewords")
     }
-    print_rates(sets, exact, coarse, words, quick=args.quick)
-    if not args.quick:
-        print_delays(sets, exact, words)
-        for name, sound in wordless(args.corpus).items():
-            print(
-                f"| {name}, {len(sound) / SAMPLE_RATE / 60:.1f} min | {false_words(exact, words, sound):.1f} "
-                f"| {false_words(coarse, words, sound):.1f} |"
-            )
-
-
-def print_rates(sets: dict, exact: Voxtral, coarse: Voxtral, words: list[str], *, quick: bool) -> None:
-    ours = {name: [transcribe(m, words, found) for m in (exact, coarse)] for name, found in sets.items()}
-    for name, found in sets.items():
-        print(
-            f"| {name}, {len(found)} | {rate(found, ours[name][0])} | {rate(found, ours[name][1])} |",
-            flush=True,
-        )
-    for name, found in sets.items():
-        if not name.startswith("wakewords"):
-            joined = streams(found)
-            print(
-                f"| {name}, {len(joined)} streams | {rate(joined, transcribe(exact, words, joined))} |",
-                flush=True,
-            )
-    if not quick:
-        for column, model in enumerate((exact, coarse)):
-            theirs = to_transformers(model)
-            for name, found in sets.items():
-                texts = transcribe_theirs(theirs, words, found)
-                same = sum(a == b for a, b in zip(texts, ours[name][column], strict=True))
-                print(
-                    f"transformers, {('bf16', 'q4_0')[column]}, {name}: {rate(found, texts)}; "
-                    f"{same} of {len(found)} texts as by model.py",
-                    flush=True,
-                )
-
-
-def print_delays(sets: dict, model: Voxtral, words: list[str]) -> None:
-    groups = {name: found for name, found in sets.items() if not name.startswith("wakewords")}
-    aligned = align_all([u for found in groups.values() for u in found])
-    for delay in DELAYS:
-        rates = " | ".join(f"{word_error_rate(model, words, found, delay):.1f}" for found in groups.values())
-        average, late = latencies(model, words, aligned, delay)
-        print(f"| {80 * delay} ms | {rates} | {average:.0f} ms | {late:.0f} ms |", flush=True)
+    if "rates" in args.parts:
+        print_rates(sets, models, words)
+    if "wordless" in args.parts:
+        print_wordless(args.corpus, models, words)
+    if "delays" in args.parts:
+        print_delays(sets, models[0], words)
+    if "theirs" in args.parts:
+        print_theirs(sets, models, words)
 
 
 if __name__ == "__main__":
