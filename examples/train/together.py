@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import distributed, nn
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -12,6 +17,14 @@ def rank() -> int:
 
 def world() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def made_once(make: Callable[[], T]) -> T:
+    """`make` in the first process, which fills its cache; then in the others, which find it filled."""
+    made = make() if rank() == 0 else None
+    if world() > 1:
+        distributed.barrier()
+    return made if made is not None else make()
 
 
 @torch.no_grad()

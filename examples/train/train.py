@@ -23,7 +23,7 @@ from data import FIRST_WORD, Crops, load_noises
 from measure import word_error_rate
 from model import SAMPLE_RATE, Shape, Voxtral
 from rounding import BLOCK, restore, swap_rounded
-from together import average_gradients, rank, share, world
+from together import average_gradients, made_once, rank, share, world
 from torch import distributed
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -220,13 +220,13 @@ def main() -> None:
             smoke(Path(folder), args)
         return
     args.work.mkdir(parents=True, exist_ok=True)
-    everyone = load_corpora(args.corpus, args.work / "aligned.pkl")
+    everyone = made_once(lambda: load_corpora(args.corpus, args.work / "aligned.pkl"))
     training, _ = split(everyone)
     words = sorted({word for u in everyone for word in u.text.split()})
     dev = [u for u in read_manifest(args.dev) if u.corpus in DEV_FOLDERS] if args.dev else []
     vocab = -(-(FIRST_WORD + len(words)) // BLOCK) * BLOCK
     run = Run.resume(args.work / "latest.pt") if args.resume else Run.start(words, Shape(vocab=vocab))
-    spoken = synthesise(training, args.voices, args.work / "voices.pkl") if args.voices else []
+    spoken = made_once(lambda: synthesise(training, args.voices, args.work / "voices.pkl"))
     say(
         args.work,
         parameters=sum(p.numel() for p in run.model.parameters()),

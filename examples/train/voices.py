@@ -29,7 +29,7 @@ def speak_all(utterances: list[Utterance], count: int, seed: int = 7) -> list[Ut
     """Sentences of the corpus's own words, rare words first, spoken by whichever programs are installed."""
     voices = [("flite", v) for v in FLITE if shutil.which("flite")]
     voices += [("espeak-ng", v) for v in ESPEAK if shutil.which("espeak-ng")]
-    if not voices:
+    if not voices or not count:
         return []
     draw = random.Random(seed)
     uses = Counter(word for u in utterances for word in u.text.split())
