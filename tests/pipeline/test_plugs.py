@@ -35,7 +35,7 @@ def test_a_missing_stage_is_guessed():
 
 
 def test_an_option_that_a_stage_refuses_is_named_with_its_place():
-    assert fault("chain:\n  - pad: {left: 33ms}").startswith("g.yaml:2:5: pad: left is 33.0 ms")
+    assert fault("chain:\n  - pad: {left: 33ms}").startswith("g.yaml:2:5: pad: left is 33 ms")
 
 
 def test_a_row_on_another_clock_than_the_graphs_is_refused():
