@@ -17,6 +17,7 @@ from pipeline.graph import End, Graph, Node
 from pipeline.options import injected
 from pipeline.plugs import check_ports
 from pipeline.progress import Report
+from pipeline.tools.machine import memory_available, size
 from stages import ConfigError, FileAbsent, Port, Stage, pcm
 from stages.voxtral.names import Checkpoint, open_checkpoint
 
@@ -94,6 +95,7 @@ def build(
     report(len(made), len(graph.nodes))
     device = {name: stage for name, stage in made.items() if stage.takes.where == "device"}
     _check_asks(graph, made)
+    _check_lanes(graph, made)
     texts = tuple(name for name, stage in made.items() if stage.gives.kind == "text")
     plan = Plan(graph, checkpoints, backend, _runs(graph, device), device, texts)
     for node in graph.nodes:
@@ -178,6 +180,17 @@ def _check_asks(graph: Graph, made: dict[str, Stage[Any]]) -> None:
                         f"{above.mark}: {above.name} has {name} {found:g}, but {node.name} and its weights "
                         f"need {value:g}{_in_ms(name, value, stage.gives.rate)}"
                     )
+
+
+def _check_lanes(graph: Graph, made: dict[str, Stage[Any]]) -> None:
+    """Several lanes must fit into memory, full; one is always tried."""
+    lane, room = sum(getattr(stage, "lane_bytes", 0) for stage in made.values()), memory_available()
+    if graph.lanes.count > 1 and room is not None and graph.lanes.count * lane > room:
+        raise GraphError(
+            f"{graph.name}: {graph.lanes.count} lanes keep {size(graph.lanes.count * lane)} when their windows "
+            f"are full, {size(room)} are free; at most {max(1, room // lane)} fit, or give the decoder a smaller "
+            "context"
+        )
 
 
 def _in_ms(name: str, value: float, rate: int) -> str:

@@ -60,7 +60,8 @@ class Stage(Protocol[S]):
         use
 
     A stage that depends on more than its plug may say so in an attribute `asks`: by class name of a stage
-    above, the attributes it must have. A graph is refused where they differ.
+    above, the attributes it must have. A graph is refused where they differ. `lane_bytes`, where there is
+    such an attribute, is what a full lane keeps; lanes are refused where memory has no room for them.
     """
 
     takes: Port

@@ -49,6 +49,12 @@ class Stack:
     hidden: int
     longest: int
 
+    @property
+    def lane_bytes(self) -> int:
+        """Keys and values of one lane with full rings, f32."""
+        heads = (layer.attention.heads for layer in self.layers)
+        return sum(2 * 4 * h.kept * h.width * (h.window + self.longest - 1) for h in heads)
+
     def open(self, ops: Backend, lanes: int, items: int = 1) -> StackState:
         rings = tuple(layer.attention.open(ops, lanes, self.longest) for layer in self.layers)
         return StackState(rings, self._scratch(ops, lanes, items))

@@ -20,6 +20,7 @@ from pipeline.ends.memory import Memory, MemorySource, PushSource
 from pipeline.engine import Engine
 from pipeline.errors import Busy, GraphError, SinkError, SourceError
 from tests.strategies import cuts
+from tests.tiny import TINY
 
 
 def heard(run, source) -> list:
@@ -256,6 +257,17 @@ def test_a_cut_ends_an_utterance_and_the_next_starts_afresh(tiny_run, restless, 
 def test_a_front_that_does_not_suit_the_weights_is_refused(tiny_run, override, complaint):
     with pytest.raises(GraphError, match=complaint):
         tiny_run("", override)
+
+
+def test_lanes_that_memory_has_no_room_for_are_refused(tiny_run, monkeypatch):
+    lane = sum(getattr(stage, "lane_bytes", 0) for stage in tiny_run().plan.built.values())
+    tower, other = TINY.encoder, TINY.decoder
+    rings = 2 * 64 * (tower.window + 63) + 2 * 48 * other.window  # layers times K * D times slots
+    assert lane == 2 * 4 * rings
+    monkeypatch.setattr("pipeline.build.memory_available", lambda: 10 * lane)
+    assert tiny_run("lanes: {count: 10}\n").plan.graph.lanes.count == 10
+    with pytest.raises(GraphError, match=r"11 lanes keep .* are free; at most 10 fit"):
+        tiny_run("lanes: {count: 11}\n")
 
 
 def test_metrics_count_every_stage_and_the_session(tiny_run, restless):
