@@ -186,10 +186,10 @@ def _check_lanes(graph: Graph, made: dict[str, Stage[Any]]) -> None:
     """Several lanes must fit into memory, full; one is always tried."""
     lane, room = sum(getattr(stage, "lane_bytes", 0) for stage in made.values()), memory_available()
     if graph.lanes.count > 1 and room is not None and graph.lanes.count * lane > room:
+        count, needed = graph.lanes.count, graph.lanes.count * lane
         raise GraphError(
-            f"{graph.name}: {graph.lanes.count} lanes keep {size(graph.lanes.count * lane)} when their windows "
-            f"are full, {size(room)} are free; at most {max(1, room // lane)} fit, or give the decoder a smaller "
-            "context"
+            f"{graph.name}: {count} lanes keep {size(needed)} when their windows are full, {size(room)} are "
+            f"free; at most {max(1, room // lane)} fit, or give the decoder a smaller context"
         )
 
 
