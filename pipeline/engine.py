@@ -34,6 +34,8 @@ class Engine:
     def __init__(self, plan: Plan, metrics: Metrics | None = None):
         self.plan = plan
         self.metrics = metrics or Metrics()
+        for node in plan.graph.nodes:
+            self.metrics.stage(node.name)  # in the order of the chain
         self.sessions: list[Session] = []
         self.failed: list[tuple[str, Exception]] = []  # session name and error, in order
         self.notes: list[str] = []  # what sources wanted known, such as samples they had to replace

@@ -109,6 +109,8 @@ class Lanes:
     ):
         self._stages = [stage for _, stage in stages]
         self._meters = [metrics.stage(name) for name, _ in stages]
+        for stage, meter in zip(self._stages, self._meters, strict=True):
+            meter.latency(stage.lookahead, stage.gives.rate)
         self._states = [stage.open(count) for stage in self._stages]
         self._seats: list[Seat | None] = [None] * count
         self._upload, self._fetch = Upload(backend), Fetch(backend)
@@ -159,6 +161,8 @@ class Lanes:
                 self._mark(seat, seat.mailbox.popleft())
                 moved = True
         ready = [seat for seat in seats if seat.ready]
+        if ready:
+            self._meters[0].gauge({"queue_s": max(seat.backlog for seat in ready) / self.rate})
         urgent = any(seat.closing or seat.backlog >= self._patience for seat in ready)
         if ready and (urgent or len(ready) == len(seats)):
             self._advance(ready)

@@ -22,7 +22,9 @@ class StageMeter:
     steps : calls of `step` and `flush`
     busy_s : seconds spent inside them
     worst_s : the longest of them
-    gauges : whatever the stage itself reports, such as `blank_run` frames; the largest value seen
+    gauges : the largest seen of `latency_s`, the stage's own share of the delay; of `queue_s` and
+        `dropped_s`, audio that waited or was lost in front of it; and of what it reports itself, such as
+        `blank_run` frames
     """
 
     items: int = 0
@@ -42,6 +44,11 @@ class StageMeter:
             self.steps += 1
             self.busy_s += spent
             self.worst_s = max(self.worst_s, spent)
+
+    def latency(self, lookahead: int, rate: int) -> None:
+        """Note a stage's lookahead in samples; one that waits for the end of all audio has none to tell."""
+        if lookahead >= 0:
+            self.gauge({"latency_s": round(lookahead / rate, 4)})
 
     def gauge(self, readings: dict[str, float]) -> None:
         for name, value in readings.items():

@@ -66,6 +66,7 @@ class Feed:
 
     def __init__(self, stage: Stage[Any], meter: StageMeter):
         self._stage, self._meter = stage, meter
+        meter.latency(stage.lookahead, stage.gives.rate)
         self._state = stage.open()
         self._regroup = Regroup(stage.quantum, stage.takes.hop)
         self._at = 0

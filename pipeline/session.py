@@ -53,6 +53,7 @@ class Session:
         port = source.open()
         self.rate = port.rate
         self.meter = metrics.session(source.label)
+        self._front = metrics.stage(plan.graph.nodes[0].name if plan.graph.nodes else "source")
         self.intake = Intake(
             port.rate,
             bell,
@@ -85,6 +86,7 @@ class Session:
                 writer.meter(samples, self.meter.lag_s)
             self.meter.queued_s = self.intake.peak / self.rate
             self.meter.dropped_s = (self.intake.dropped + getattr(self.source, "lost", 0)) / self.rate
+            self._front.gauge({"queue_s": self.meter.queued_s, "dropped_s": self.meter.dropped_s})
             return True
         if self.intake.exhausted and not self._ending:
             self._ending = True

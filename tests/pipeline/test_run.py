@@ -288,3 +288,7 @@ def test_metrics_count_every_stage_and_the_session(tiny_run, restless):
     assert report["sessions"][0]["pieces"] == len(transcript.pieces)
     assert {"lag_s", "worst_lag_s", "queued_s", "dropped_s"} <= report["sessions"][0].keys()
     assert "blank_run" in report["stages"]["text"]
+    front, encoder = report["stages"]["resample"], report["stages"]["encoder"]
+    assert front["queue_s"] == 2.0 and front["dropped_s"] == 0.0 and encoder["queue_s"] > 0
+    delays = {name: stage["latency_s"] for name, stage in report["stages"].items()}
+    assert delays == dict.fromkeys(delays, 0.0) | {"mel": 0.0025, "text": 0.48}
