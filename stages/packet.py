@@ -60,6 +60,12 @@ class Packet:
         """Items per active lane."""
         return len(self.data) if isinstance(self.data, list) else self.data.shape[1]
 
+    def part(self, start: int, stop: int, hop: int) -> Packet:
+        """Items [start, stop) of every lane, a view; `hop` is the port's."""
+        first, last = start * hop, stop * hop
+        spans = (None if s is None else Span(s.start + first, s.start + last) for s in self.spans)
+        return Packet(self.data[:, start:stop], tuple(spans))
+
 
 @dataclass(frozen=True, slots=True)
 class Cut:

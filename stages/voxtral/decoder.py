@@ -21,7 +21,7 @@ from kernels.fused import GateUpWeights, QkvWeights
 from stages.layers.attention import Attention, Heads
 from stages.layers.mlp import GatedMlp
 from stages.layers.stack import Layer, Stack, StackState, active_lanes
-from stages.packet import Packet, Span
+from stages.packet import Packet
 from stages.stage import Port, in_range, plug
 from stages.voxtral.config import BOS, STREAMING_PAD, delay_tokens, prefix_tokens
 from stages.voxtral.names import Checkpoint
@@ -133,9 +133,8 @@ class Decoder:
 
     def _nth(self, state: DecoderState, packet: Packet, t: int) -> Packet:
         """Item `t` of a longer packet, in memory of its own: its neighbours are under way as well."""
-        hop = self.gives.hop
-        spans = tuple(s and Span(s.start + t * hop, s.start + (t + 1) * hop) for s in packet.spans)
-        return Packet(self.ops.copy(self._token(state, packet.data[:, t : t + 1])), spans)
+        item = packet.part(t, t + 1, self.takes.hop)
+        return Packet(self.ops.copy(self._token(state, item.data)), item.spans)
 
     def _token(self, state: DecoderState, frame: Tensor) -> Tensor:
         """One position of every lane: frame [B, 1, D] to token [B, 1] i32."""

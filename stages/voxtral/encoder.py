@@ -6,7 +6,6 @@ mel [T, 128] ─ conv /1 ─ gelu ─ conv /2 ─ gelu ─ [T/2, C] ─ layers �
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from kernels import Backend, Tensor
@@ -15,7 +14,7 @@ from stages.layers.attention import Attention, Heads
 from stages.layers.conv import CausalConv
 from stages.layers.mlp import GatedMlp
 from stages.layers.stack import Layer, Stack, StackState, active_lanes
-from stages.packet import Packet, Span
+from stages.packet import Packet
 from stages.stage import Port, plug
 from stages.voxtral.config import CONV_STRIDES
 from stages.voxtral.names import Checkpoint
@@ -65,7 +64,6 @@ class Encoder:
         self.gives = Port("frames", upstream.rate, checkpoint.config.position_hop, shape.dim, "device")
         self.quantum = CONV_STRIDES[1] * checkpoint.config.downsample
         self.longest = 2 * LONGEST // self.quantum * self.quantum  # mel frames in one pass: whole tokens
-        audio = checkpoint.config.audio
         self.asks = {"Mel": {"window": audio.window, "ceiling": audio.log_mel_ceiling}}
         self.ops = backend
         self.convs = tuple(
@@ -91,7 +89,9 @@ class Encoder:
 
     def step(self, state: EncoderState, packet: Packet) -> list[Packet]:
         active_lanes(self.ops, packet, state.active)
-        return [self._pass(state, part) for part in _parts(packet, self.longest, self.takes.hop)]
+        starts, hop = range(0, packet.items, self.longest), self.takes.hop
+        parts = (packet.part(at, min(at + self.longest, packet.items), hop) for at in starts)
+        return [self._pass(state, part) for part in parts]
 
     def flush(self, state: EncoderState, lane: int = 0) -> list[Packet]:
         """Nothing is held back: the delay drains through the right padding."""
@@ -138,14 +138,3 @@ def _layer(checkpoint: Checkpoint, ops: Backend, n: int) -> Layer:
         Attention(qkv, matrix("wo"), vector("wo_bias"), heads),
         GatedMlp(mlp, matrix("w2"), vector("w2_bias"), shape.norm_eps),
     )
-
-
-def _parts(packet: Packet, longest: int, hop: int) -> Iterator[Packet]:
-    """`packet` in pieces of at most `longest` items."""
-    if packet.items <= longest:
-        yield packet
-        return
-    for at in range(0, packet.items, longest):
-        stop = min(at + longest, packet.items)
-        spans = tuple(s and Span(s.start + at * hop, s.start + stop * hop) for s in packet.spans)
-        yield Packet(packet.data[:, at:stop], spans)
