@@ -48,6 +48,11 @@ class Plan:
     text_nodes: tuple[str, ...]
     _host: dict[tuple[str, Port], Stage[Any]] = field(default_factory=dict)
 
+    @property
+    def lane_bytes(self) -> int:
+        """What one lane keeps when its windows are full."""
+        return sum(getattr(stage, "lane_bytes", 0) for stage in self.built.values())
+
     def stages(self, source: Port) -> dict[str, Stage[Any]]:
         """All stages by node name, for a source with the port `source`."""
         made: dict[str, Stage[Any]] = {}
@@ -95,12 +100,12 @@ def build(
     report(len(made), len(graph.nodes))
     device = {name: stage for name, stage in made.items() if stage.takes.where == "device"}
     _check_asks(graph, made)
-    _check_lanes(graph, made)
     texts = tuple(name for name, stage in made.items() if stage.gives.kind == "text")
     plan = Plan(graph, checkpoints, backend, _runs(graph, device), device, texts)
     for node in graph.nodes:
         if node.name not in device:
             plan._host[node.name, made[node.name].takes] = made[node.name]
+    _check_lanes(plan)
     return plan
 
 
@@ -182,14 +187,15 @@ def _check_asks(graph: Graph, made: dict[str, Stage[Any]]) -> None:
                     )
 
 
-def _check_lanes(graph: Graph, made: dict[str, Stage[Any]]) -> None:
+def _check_lanes(plan: Plan) -> None:
     """Several lanes must fit into memory, full; one is always tried."""
-    lane, room = sum(getattr(stage, "lane_bytes", 0) for stage in made.values()), memory_available()
-    if graph.lanes.count > 1 and room is not None and graph.lanes.count * lane > room:
-        count, needed = graph.lanes.count, graph.lanes.count * lane
+    count, lane = plan.graph.lanes.count, plan.lane_bytes
+    room = memory_available() if count > 1 else None
+    if room is not None and count * lane > room:
         raise GraphError(
-            f"{graph.name}: {count} lanes keep {size(needed)} when their windows are full, {size(room)} are "
-            f"free; at most {max(1, room // lane)} fit, or give the decoder a smaller context"
+            f"{plan.graph.name}: {count} lanes keep {size(count * lane)} when their windows are full, "
+            f"{size(room)} are free; at most {max(1, room // lane)} fit, or give the decoder a smaller "
+            "context"
         )
 
 

@@ -315,7 +315,7 @@ def load(
 ) -> Run:
     """The graph at a path, or one that ships (`file`, `mic`), with its weights loaded.
 
-    sets : overrides such as `source.file.path=talk.wav` or `decoder.delay=960ms`
+    sets : overrides such as `source.file.path=talk.wav` or `source.file.pace=realtime`
     params : what the graph declares under `params`, such as `{"delay": "960ms", "weights":
         "voxtral-q4.gguf"}`
 

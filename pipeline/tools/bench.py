@@ -21,7 +21,6 @@ from pipeline.metrics import Metrics
 from pipeline.progress import progress
 from pipeline.run import raise_first
 from pipeline.tools import machine
-from pipeline.tools.doctor import ring_bytes
 from pipeline.tools.figures import Bench, Clip, Live
 from pipeline.tools.floors import measure_floors, parameters
 from pipeline.tools.recordings import recording
@@ -62,7 +61,7 @@ def bench_graph(graph: Graph, seconds: float = 20.0) -> Bench:
         report(3, 5)
         short = clip.cut(max(SHORTEST_S, LANES_SHARE * seconds))
         counts = LANES if live.rtf * live.seconds < PATIENCE_S else ()
-        lanes_ms = {n: measure_lanes(plan, short, n) if fits(checkpoint, n) else None for n in counts}
+        lanes_ms = {n: measure_lanes(plan, short, n) if fits(plan, n) else None for n in counts}
         report(4, 5)
         floors = measure_floors(checkpoint, open_backend(plan.backend.name))
     return Bench(
@@ -149,10 +148,10 @@ def ticking(plan: Plan, clip: Clip, sinks: Sequence[Memory], metrics: Metrics) -
     raise_first(engine.failed)
 
 
-def fits(checkpoint: Checkpoint, lanes: int) -> bool:
+def fits(plan: Plan, lanes: int) -> bool:
     """Whether the windows of `lanes` speakers fit the memory that is free."""
     room = machine.memory_available()
-    return room is None or lanes * ring_bytes(checkpoint.config) < room
+    return room is None or lanes * plan.lane_bytes < room
 
 
 def about_weights(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -167,8 +166,8 @@ def about_weights(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def delay_ms(plan: Plan) -> float | None:
     """What the decoder of the graph was told to wait, where it says."""
-    found = (stage.delay * 1000 * TICK_S for stage in plan.built.values() if hasattr(stage, "delay"))
-    return next(found, None)
+    ports = (stage.gives for stage in plan.built.values())
+    return next((1000 * port.delay / port.rate for port in ports if port.delay), None)
 
 
 def _heard(graph: Graph, path: Path, seconds: float) -> Clip:
