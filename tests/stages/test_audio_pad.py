@@ -23,29 +23,17 @@ def padded(samples: np.ndarray, rate: int = 16_000, **options: float) -> tuple[n
     return np.concatenate([p.data[0] for p in packets]), Span(spans[0].start, spans[-1].stop)
 
 
-@pytest.fixture(scope="module")
-def official():
-    audio = pytest.importorskip("mistral_common.tokens.tokenizers.audio")
-    config = audio.AudioConfig(
-        sampling_rate=16_000, frame_rate=12.5, transcription_format=audio.TranscriptionFormat.STREAMING,
-        encoding_config=audio.AudioSpectrogramConfig(num_mel_bins=128, hop_length=160, window_size=400),
-        transcription_delay_ms=480.0, streaming_look_ahead_ms=2.5, streaming_look_back_ms=52.5,
-        streaming_n_left_pad_tokens=32,
-    )  # fmt: skip
-    return audio.AudioEncoder(config, audio.SpecialAudioIDs(24, 25, 32, None, None))
-
-
 @pytest.mark.parametrize("delay_ms", DELAYS_MS)
-def test_padding_equals_mistral_common(official, delay_ms):
+def test_padding_equals_mistral_common(official_audio, delay_ms):
     for length in LENGTHS:
         clip = np.random.default_rng(length).uniform(-1, 1, length).astype(np.float32)
         ours, _ = padded(clip, delay_ms=delay_ms, **OFFICIAL)
-        assert_same(ours, official.pad(clip, 16_000, delay_ms), what=f"{length} samples, {delay_ms} ms")
+        assert_same(ours, official_audio.pad(clip, 16_000, delay_ms), what=f"{length} samples, {delay_ms} ms")
 
 
-def test_left_and_right_silence_equal_mistral_commons_live_blocks(official):
+def test_left_and_right_silence_equal_mistral_commons_live_blocks(official_audio):
     pad = Pad(pcm(16_000), delay_ms=480, **OFFICIAL)
-    left, right = official.get_padding_audio(480.0)
+    left, right = official_audio.get_padding_audio(480.0)
     assert (pad.left, pad.right) == (len(left.audio_array), len(right.audio_array)) == (40_960, 21_760)
 
 

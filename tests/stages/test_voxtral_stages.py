@@ -115,17 +115,9 @@ def test_context_shortens_the_window_and_never_lengthens_it(
 
 
 @pytest.mark.parametrize("delay_ms", STEPPED_MS)
-def test_the_prompt_is_mistral_common_s(tiny: Checkpoint, delay_ms: int) -> None:
-    audio = pytest.importorskip("mistral_common.tokens.tokenizers.audio")
-    config = audio.AudioConfig(
-        sampling_rate=16_000, frame_rate=12.5, transcription_format=audio.TranscriptionFormat.STREAMING,
-        encoding_config=audio.AudioSpectrogramConfig(num_mel_bins=128, hop_length=160, window_size=400),
-        transcription_delay_ms=480.0, streaming_look_ahead_ms=2.5, streaming_look_back_ms=52.5,
-        streaming_n_left_pad_tokens=32,
-    )  # fmt: skip
-    encoder = audio.AudioEncoder(config, audio.SpecialAudioIDs(24, 25, 32, None, None))
+def test_the_prompt_is_mistral_common_s(tiny: Checkpoint, official_audio, delay_ms: int) -> None:
     ours = Decoder(JOINED, tiny, OPS, delay_ms=delay_ms).prompt
-    assert ours.tolist() == [1, *encoder.encode_streaming_tokens(float(delay_ms))]
+    assert ours.tolist() == [1, *official_audio.encode_streaming_tokens(float(delay_ms))]
 
 
 def test_prompt_and_port_follow_the_delay_and_the_vocabulary_s_padding(tmp_path: Path) -> None:
