@@ -8,7 +8,7 @@ serve GGUF. transformers stores the rows of q and k so that RoPE turns halves of
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from kernels.quant import unpack
 from stages.errors import ConfigError, WeightsError
-from stages.text.tekken import load_tekken
+from stages.text.tekken import Tekken, load_tekken
 from stages.voxtral.config import CONV_KERNEL, LEFT_PAD_TOKENS, Config, Tower, config_of
 from stages.weights import Weights, open_weights
 from stages.weights.index import quoted
@@ -96,6 +96,7 @@ class Checkpoint:
     naming: str
     rows: Mapping[str, Row]
     stored: Mapping[str, str]
+    _read: dict[Path, Tekken] = field(default_factory=dict, repr=False, compare=False)  # once: it is 15 MB
 
     def raw(self, name: str) -> tuple[np.ndarray, str, tuple[int, ...]]:
         """Stored bytes (uint8), kind and shape of what we call `name`, ready for `backend.adopt(*...)`."""
@@ -115,10 +116,21 @@ class Checkpoint:
         source = self.weights.source
         return (source if source.is_dir() else source.parent) / "tekken.json"
 
+    def vocabulary(self) -> Tekken:
+        """What tekken.json says, read the first time it is asked for.
+
+        Raises
+        ------
+        FileAbsent, FormatError   as `load_tekken`
+        """
+        if self.tekken not in self._read:
+            self._read[self.tekken] = load_tekken(self.tekken)
+        return self._read[self.tekken]
+
     @property
     def left_pad_tokens(self) -> int:
         """Tokens of silence before the audio: what tekken.json says, or the official 32."""
-        stated = load_tekken(self.tekken).audio.get(_LEFT_PADS) if self.tekken.is_file() else None
+        stated = self.vocabulary().audio.get(_LEFT_PADS) if self.tekken.is_file() else None
         if stated is None:
             return LEFT_PAD_TOKENS
         if type(stated) is not int or not 0 <= stated <= _MAX_LEFT_PADS:

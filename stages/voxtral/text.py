@@ -9,7 +9,6 @@ import numpy as np
 from stages.errors import ConfigError
 from stages.packet import Packet, Span, Text
 from stages.stage import Clock, Emission, Port, Row, emit, per_lane, plug
-from stages.text.tekken import Tekken, load_tekken
 from stages.text.utf8 import Characters
 from stages.voxtral.config import STREAMING_PAD, STREAMING_WORD
 from stages.voxtral.names import Checkpoint
@@ -55,7 +54,7 @@ class Detokenizer:
     def __init__(self, upstream: Port, checkpoint: Checkpoint):
         self.takes = replace(plug("voxtral.text", upstream, "tokens"), where="host")
         self.gives = Port("text", upstream.rate, upstream.hop, 0)
-        self.tekken: Tekken = load_tekken(checkpoint.tekken)
+        self.tekken = checkpoint.vocabulary()
         if self.tekken.vocab_size != checkpoint.config.decoder.vocab:
             raise ConfigError(
                 f"{checkpoint.tekken}: has {self.tekken.vocab_size} tokens, but the model's table has "
