@@ -44,11 +44,14 @@ class Ring:
 
     k, v : [B, K, C, D]   position p lives in slot p % C; C is at least window + longest step - 1
     count : [B] i32       positions appended so far: also the position of the next item, so RoPE reads it
+    k_scale, v_scale : [B, K, C], what a step of 8-bit keys and values is worth; None for wider ones
     """
 
     k: Any
     v: Any
     count: Any
+    k_scale: Any = None
+    v_scale: Any = None
 
     @property
     def capacity(self) -> int:
