@@ -21,7 +21,7 @@ BACKENDS = {"portable": "kernels.portable.backend:Portable"}  # best last; "auto
 
 
 class Backend(Protocol):
-    """Twenty-four verbs in nine groups; a backend keeps one file per group below `replay`."""
+    """Twenty-six verbs in nine groups; a backend keeps one file per group below `replay`."""
 
     name: str
 
@@ -42,8 +42,8 @@ class Backend(Protocol):
         """Start copying to the host; the copy is taken as of now, whatever later steps write."""
         ...
 
-    def copy(self, tensor: Tensor) -> Tensor:
-        """Memory of its own with the content as of now; not inside a capture."""
+    def copy(self, tensor: Tensor, out: Tensor | None = None) -> Tensor:
+        """The content as of now, in `out` where given (a capture allows that), else in memory of its own."""
         ...
 
     def clear(self, tensor: Tensor, lane: int) -> None:
@@ -52,6 +52,14 @@ class Backend(Protocol):
 
     def ring(self, lanes: int, heads: int, capacity: int, width: int) -> Ring:
         """An empty K/V ring."""
+        ...
+
+    def ring_bytes(self, heads: int, capacity: int, width: int) -> int:
+        """What one lane of such a ring takes, scales included."""
+        ...
+
+    def free_bytes(self) -> int | None:
+        """Memory that could still be taken; None where it is the system's own."""
         ...
 
     # replay

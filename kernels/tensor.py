@@ -57,6 +57,11 @@ class Ring:
     def capacity(self) -> int:
         return self.k.shape[2]
 
+    def lanes(self, count: int) -> Ring:
+        """The first `count` lanes, in the same memory."""
+        parts = (self.k, self.v, self.count, self.k_scale, self.v_scale)
+        return Ring(*(None if part is None else part[:count] for part in parts))
+
 
 class Pending:
     """An answer on its way from a device: `ready()`, `wait()`, or `await` it.

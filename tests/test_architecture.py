@@ -47,7 +47,7 @@ OPS = {  # what each of a backend's seven files defines, in this order
     "pointwise": ("add", "gelu", "elu", "silu_mul"),
     "select": ("argmax", "nearest", "pick", "advance"),
 }
-MEMORY = ("zeros", "upload", "adopt", "fetch", "copy", "clear", "ring", "capture")
+MEMORY = ("zeros", "upload", "adopt", "fetch", "copy", "clear", "ring", "ring_bytes", "free_bytes", "capture")
 EMPTY_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc"}
 MOST_LINES = 400  # a longer file says "long because" in its docstring
 MOST_FUNCTION_LINES = 50  # its docstring not counted

@@ -20,6 +20,7 @@ from kernels.portable.select import advance, argmax, nearest, pick
 from kernels.tensor import Pending, QuantTensor, Ring
 
 DTYPES = {"f32": np.float32, "f16": np.float16, "i32": np.int32}
+RING_VALUE_BYTES = 4  # keys and values are f32
 TURNS_KEPT = 8  # sets of RoPE angles remembered: every layer of a step asks for the same one
 
 
@@ -74,8 +75,13 @@ class Portable:
         taken = tensor.copy()
         return Pending(lambda: taken)
 
-    def copy(self, tensor: np.ndarray) -> np.ndarray:
-        return tensor.copy()
+    def copy(self, tensor: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        if out is None:
+            return tensor.copy()
+        if out.shape != tensor.shape or out.dtype != tensor.dtype:
+            raise ShapeError(f"copy: {tensor.dtype} {tensor.shape} does not fit {out.dtype} {out.shape}")
+        out[...] = tensor
+        return out
 
     def clear(self, tensor: np.ndarray, lane: int) -> None:
         tensor[lane] = 0
@@ -83,6 +89,12 @@ class Portable:
     def ring(self, lanes: int, heads: int, capacity: int, width: int) -> Ring:
         shape = (lanes, heads, capacity, width)
         return Ring(self.zeros(shape), self.zeros(shape), self.zeros((lanes,), "i32"))
+
+    def ring_bytes(self, heads: int, capacity: int, width: int) -> int:
+        return 2 * RING_VALUE_BYTES * heads * capacity * width
+
+    def free_bytes(self) -> int | None:
+        return None
 
     def capture(self, fn: Callable[[], None]) -> Callable[[], None]:
         """`fn` itself: there is nothing to record."""

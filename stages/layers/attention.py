@@ -65,6 +65,10 @@ class Attention:
         """An empty ring with room for the window and a step of `longest` items."""
         return ops.ring(lanes, self.heads.kept, self.heads.window + longest - 1, self.heads.width)
 
+    def lane_bytes(self, ops: Backend, longest: int) -> int:
+        """What one lane of that ring takes."""
+        return ops.ring_bytes(self.heads.kept, self.heads.window + longest - 1, self.heads.width)
+
     def step(self, ops: Backend, x: Tensor, ring: Ring, active: Tensor, s: AttentionScratch) -> None:
         """x [B, T, C] += attention(x); the T items are appended to `ring`."""
         numbers = {"eps": self.heads.eps, "theta": self.heads.theta}

@@ -49,11 +49,9 @@ class Stack:
     hidden: int
     longest: int
 
-    @property
-    def lane_bytes(self) -> int:
-        """Keys and values of one lane with full rings, f32."""
-        heads = (layer.attention.heads for layer in self.layers)
-        return sum(2 * 4 * h.kept * h.width * (h.window + self.longest - 1) for h in heads)
+    def lane_bytes(self, ops: Backend) -> int:
+        """Keys and values of one lane with full rings."""
+        return sum(layer.attention.lane_bytes(ops, self.longest) for layer in self.layers)
 
     def open(self, ops: Backend, lanes: int, items: int = 1) -> StackState:
         rings = tuple(layer.attention.open(ops, lanes, self.longest) for layer in self.layers)

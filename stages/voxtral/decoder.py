@@ -110,7 +110,7 @@ class Decoder:
         condition = delay_condition(self.delay, shape.dim)
         layers = tuple(_layer(checkpoint, backend, n, window, condition) for n in range(shape.layers))
         self.stack = Stack(layers, shape.dim, shape.hidden_dim, longest=1)
-        self.lane_bytes = self.stack.lane_bytes
+        self.lane_bytes = self.stack.lane_bytes(backend)
 
     def open(self, lanes: int = 1) -> DecoderState:
         ops = self.ops

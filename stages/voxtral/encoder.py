@@ -78,7 +78,7 @@ class Encoder:
         self.norm = backend.upload(checkpoint.array("encoder.norm"))
         layers = tuple(_layer(checkpoint, backend, n) for n in range(shape.layers))
         self.stack = Stack(layers, shape.dim, shape.hidden_dim, LONGEST)
-        self.lane_bytes = self.stack.lane_bytes
+        self.lane_bytes = self.stack.lane_bytes(backend)
 
     def open(self, lanes: int = 1) -> EncoderState:
         ops, items = self.ops, self.quantum // 2

@@ -50,6 +50,32 @@ def test_a_copy_has_memory_of_its_own(ops):
     assert_same(read(ops, copied), words(1, 2), what="copied")
 
 
+def test_a_copy_goes_where_it_is_told(ops):
+    held, out = ops.upload(normal(2, 3)), ops.zeros((2, 3))
+    assert ops.copy(held, out=out) is out
+    assert_same(read(ops, out), normal(2, 3), what="copied into")
+    assert_same(read(ops, held), normal(2, 3), what="copied from")
+    with pytest.raises(ShapeError, match="copy"):
+        ops.copy(held, out=ops.zeros((3, 2)))
+
+
+def test_ring_bytes_is_what_a_lane_of_the_ring_takes(ops):
+    ring = ops.ring(3, 2, 40, 64)
+    parts = [part for part in (ring.k, ring.v, ring.k_scale, ring.v_scale) if part is not None]
+    assert 3 * ops.ring_bytes(2, 40, 64) == sum(part.nbytes for part in parts)
+    assert ops.free_bytes() is None or ops.free_bytes() > 0
+
+
+def test_the_first_lanes_of_a_ring_are_the_same_memory(ops):
+    ring = ops.ring(3, 2, 4, 64)
+    k, v = (ops.upload(normal(2, 1, 2, 64, seed=seed)) for seed in (0, 1))
+    ops.append(ring.lanes(2), k, v, ops.upload(words(1, 1)))
+    assert_same(read(ops, ring.count), words(1, 1, 0), what="count")
+    for name, whole, part in (("k", ring.k, ring.lanes(2).k), ("v", ring.v, ring.lanes(2).v)):
+        assert_same(read(ops, part), read(ops, whole)[:2], what=name)
+        assert np.any(read(ops, part)), name
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_adopt_refuses_the_wrong_number_of_bytes(ops, kind):
     raw = quant.pack(normal(3, 64), kind).reshape(-1)
