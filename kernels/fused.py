@@ -1,15 +1,17 @@
 """Composite ops, spelled in the basic ones.
 
-A transformer layer is four of these and one `attend`. A backend with a fused kernel defines a method of the
-same name and arguments (without `ops`); it is then called instead, and the suite holds the two equal. Scratch
-comes from the caller, because nothing allocates once a model is open; its content afterwards is nobody's
-business.
+A transformer layer is four of these, and one more ends a decoder. A backend with a fused kernel defines a
+method of the same name and arguments (without `ops`); it is then called instead, and the suite holds the two
+equal. Scratch comes from the caller, because nothing allocates once a model is open; its content afterwards
+is nobody's business.
 
     norm_qkv_rope_append(ops, q, ring, x, w, active, eps=eps, theta=theta, h=h, k=k, v=v)
-    ops.attend(heads, q, ring, window)
-    linear_residual(ops, x, heads.reshape(B, T, H * D), wo, bo, y=y)
+    attend_linear_residual(ops, x, q, ring, window, wo, bo, mix=mix, y=y)
     gate_up_silu(ops, gate, x, w, eps=eps, h=h, up=up)
     linear_residual(ops, x, gate, w2, b2, y=y)
+
+    norm_head_pick(ops, picked, x, gain, table, run, blank, patience, slope, limit, active, eps=eps, h=h,
+                   logits=logits)
 """
 
 from __future__ import annotations
@@ -81,6 +83,19 @@ def norm_qkv_rope_append(
 
 
 @_overridable
+def attend_linear_residual(
+    ops: Backend, x: Tensor, q: Tensor, ring: Ring, window: int, w: Any, bias: Tensor | None = None, *,
+    mix: Tensor, y: Tensor,
+) -> None:
+    """x [B, T, C] += w [C, H * D] @ attend(q [B, T, H, D]) (+ bias [C]), over `window` positions of `ring`.
+
+    mix [B, T, H, D], y [B, T, C] : scratch
+    """
+    ops.attend(mix, q, ring, window)
+    linear_residual(ops, x, mix.reshape(*x.shape[:2], -1), w, bias, y=y)
+
+
+@_overridable
 def gate_up_silu(
     ops: Backend, out: Tensor, x: Tensor, w: GateUpWeights, *, eps: float, h: Tensor, up: Tensor
 ) -> None:
@@ -101,3 +116,17 @@ def linear_residual(
     """x [B, T, N] += w [N, M] @ h [B, T, M] (+ bias [N]); y [B, T, N] is scratch."""
     ops.linear(y, h, w, bias)
     ops.add(x, x, y)
+
+
+@_overridable
+def norm_head_pick(
+    ops: Backend, picked: Tensor, x: Tensor, gain: Tensor, table: Any, run: Tensor, blank: int,
+    patience: int, slope: float, limit: float, active: Tensor, *, eps: float, h: Tensor, logits: Tensor,
+) -> None:
+    """picked [B] i32 = the row of table [N, C] that answers x [B, C], normed, best; blanks as in `pick`.
+
+    h [B, C], logits [B, N] : scratch
+    """
+    ops.rms_norm(h, x, gain, eps)
+    ops.linear(logits, h, table)
+    ops.pick(picked, logits, run, blank, patience, slope, limit, active)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kernels import Backend, Ring, Tensor
-from kernels.fused import QkvWeights, linear_residual, norm_qkv_rope_append
+from kernels.fused import QkvWeights, attend_linear_residual, norm_qkv_rope_append
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,5 +73,6 @@ class Attention:
         """x [B, T, C] += attention(x); the T items are appended to `ring`."""
         numbers = {"eps": self.heads.eps, "theta": self.heads.theta}
         norm_qkv_rope_append(ops, s.q, ring, x, self.qkv, active, **numbers, h=s.h, k=s.k, v=s.v)
-        ops.attend(s.mix, s.q, ring, self.heads.window)
-        linear_residual(ops, x, s.mix.reshape(*x.shape[:2], -1), self.out, self.out_bias, y=s.y)
+        attend_linear_residual(
+            ops, x, s.q, ring, self.heads.window, self.out, self.out_bias, mix=s.mix, y=s.y
+        )

@@ -9,12 +9,14 @@ import pytest
 
 from kernels import fused, reference
 from kernels.portable.backend import Portable
+from kernels.tensor import Ring
 from tests.compare import assert_close, assert_same
 from tests.kernels.arrays import normal, read, weight, words
 
 RTOL_CHAIN = 1e-5  # a norm, a dot product and a rotation in f32 against float64
 ATOL_CHAIN = 5e-5
 B, T, C, H, K, D, N = 2, 3, 64, 4, 2, 16, 96
+CAPACITY, WINDOW = 8, 5
 EPS, THETA = 1e-5, 1e6
 
 
@@ -92,6 +94,54 @@ def test_linear_residual(ops, kind, biased):
     fused.linear_residual(ops, held, ops.upload(h), w, device_bias, y=ops.zeros((B, T, N)))
     expected = x + reference.linear(h, dense, bias)
     assert_close(read(ops, held), expected, rtol=RTOL_CHAIN, atol=ATOL_CHAIN, what=f"residual {kind}")
+
+
+def begun(ops) -> Ring:
+    """A ring of which lane 0 has wrapped and lane 1 has not begun."""
+    ring = ops.ring(B, K, CAPACITY, D)
+    for seed in range(4):
+        k, v = (ops.upload(normal(B, T, K, D, seed=2 * seed + j)) for j in (0, 1))
+        ops.append(ring, k, v, ops.upload(words(1, 0)))
+    k, v = (ops.upload(normal(B, T, K, D, seed=8 + j)) for j in (0, 1))
+    ops.append(ring, k, v, ops.upload(words(1, 1)))
+    return ring
+
+
+@pytest.mark.parametrize("kind", ["f32", "q4_0"])
+@pytest.mark.parametrize("biased", [False, True])
+def test_attend_linear_residual(ops, kind, biased):
+    x, q = normal(B, T, C), normal(B, T, H, D, seed=1)
+    bias = normal(C, seed=2) if biased else None
+    w, dense = weight(ops, normal(C, H * D, seed=3) / 8, kind)
+    ring, held = begun(ops), ops.upload(x)
+    device_bias = None if bias is None else ops.upload(bias)
+    scratch = {"mix": ops.zeros((B, T, H, D)), "y": ops.zeros((B, T, C))}
+    fused.attend_linear_residual(ops, held, ops.upload(q), ring, WINDOW, w, device_bias, **scratch)
+    mix = reference.attend(q, *(read(ops, part) for part in (ring.k, ring.v, ring.count)), WINDOW)
+    expected = x + reference.linear(mix.reshape(B, T, H * D), dense, bias)
+    assert_close(read(ops, held), expected, rtol=RTOL_CHAIN, atol=ATOL_CHAIN, what=f"attended {kind}")
+
+
+@pytest.mark.parametrize("kind", ["f32", "q4_0"])
+def test_norm_head_pick(ops, kind):
+    """Lane 0 has been told to stop its run of blanks, lane 1 sits out, lane 2 is free to choose."""
+    x, gain = normal(3, C), normal(C, seed=1)
+    table, dense = weight(ops, normal(N, C, seed=2), kind)
+    logits = reference.linear(reference.rms_norm(x, gain, EPS), dense)
+    blank = int(logits[0].argmax())
+    run, active = words(5, 5, 0), words(1, 0, 1)
+    guard = (blank, 3, 1e6, 1e6)
+    picked, held = ops.upload(words(7, 7, 7)), ops.upload(run)
+    scratch = {"h": ops.zeros((3, C)), "logits": ops.zeros((3, N))}
+    fused.norm_head_pick(
+        ops, picked, ops.upload(x), ops.upload(gain), table, held, *guard, ops.upload(active), eps=EPS,
+        **scratch,
+    )
+    expected, after = reference.pick(logits, run, *guard, active)
+    assert expected[0] != blank, "the guard has a say in this test"
+    got = read(ops, picked)
+    assert (got[0], got[2]) == (expected[0], expected[2])
+    assert_same(read(ops, held), after, what="run")
 
 
 def test_fused_forms_equal_their_spelling(ops):
