@@ -94,17 +94,19 @@ class Scratch:
 
     What a recorded step points at stays where it was: a buffer that became too small is kept beside the
     larger one. Sizes are rounded up to powers of two, so all of them together are less than twice the
-    largest.
+    largest. A new buffer is zero: counters that their kernel leaves at zero need no clearing before a launch.
+
+    zeros : `Device.zeros`
     """
 
-    def __init__(self, empty: Callable[[tuple[int, ...], Any], Any]):
-        self._empty = empty
+    def __init__(self, zeros: Callable[[tuple[int, ...], Any], Any]):
+        self._zeros = zeros
         self._kept: dict[str, list[Any]] = {}
 
     def take(self, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
-        """`shape` of `dtype` at the start of the buffer `name`; its content is anyone's."""
+        """`shape` of `dtype` at the start of the buffer `name`: as its last user left it, at first zero."""
         need = math.prod(shape) * np.dtype(dtype).itemsize
         kept = self._kept.setdefault(name, [])
         if not kept or kept[-1].shape[0] < need:
-            kept.append(self._empty((1 << max(8, (need - 1).bit_length()),), np.uint8))
+            kept.append(self._zeros((1 << max(8, (need - 1).bit_length()),), np.uint8))
         return kept[-1][:need].view(dtype).reshape(shape)

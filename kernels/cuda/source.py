@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 FILES = ("linear", "norm", "rope", "attention", "conv", "pointwise", "select", "fused")
+OPTIONS = ("-std=c++17", "-lineinfo")  # the latter costs no instruction, and lets profilers name source lines
 FOLDER = Path(__file__).parent
 
 _INCLUDE = re.compile(r'^#include "([\w.]+)"\n', re.MULTILINE)
