@@ -88,6 +88,10 @@ class Device(Protocol):
         """Memory that could still be taken."""
         ...
 
+    def timed(self, fn: Callable[[], None]) -> float:
+        """Seconds the device spends on what `fn` queues, by its own clock; waits for the end."""
+        ...
+
 
 class Scratch:
     """Named work memory that grows and is never given back.
