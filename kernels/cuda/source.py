@@ -23,7 +23,10 @@ _KERNEL = re.compile(
 
 @cache
 def source(file: str) -> str:
-    """`file`.cu with its headers in place, each once; `#line` keeps messages pointing at the real files."""
+    """`file`.cu with its headers in place, each once; `#line` keeps messages pointing at the real files.
+
+    `#pragma once` goes: it has no meaning in one text, and compilers say so.
+    """
     seen: set[str] = set()
 
     def text(name: str) -> str:
@@ -35,7 +38,7 @@ def source(file: str) -> str:
             after = body.count("\n", 0, found.end()) + 1
             return f'{text(header)}#line {after} "{name}"\n'
 
-        body = (FOLDER / name).read_text(encoding="utf-8")
+        body = (FOLDER / name).read_text(encoding="utf-8").replace("#pragma once\n", "\n")
         return f'#line 1 "{name}"\n' + _INCLUDE.sub(include, body)
 
     return text(f"{file}.cu")
