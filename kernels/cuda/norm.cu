@@ -1,7 +1,7 @@
 // rms_norm:   out = x / sqrt(mean(x^2) + eps) * gain (* (1 + scale))        x, out [R, C]; gain, scale [C]
 // layer_norm: out = (x - mean) / sqrt(var + eps) * gain + bias              bias [C]
 // grid R blocks, one row each; a thread owns the columns threadIdx.x, + blockDim.x, ... of it, reading x once
-// for each statistic and once for `out`, which may be x: a row fits the first-level cache, and any width will do.
+// for each statistic and once for `out`, which may be x: a row fits the first-level cache, and has any width.
 #include "primitives.cuh"
 
 // at most 40 registers
@@ -21,8 +21,8 @@ extern "C" __global__ void __launch_bounds__(1024) rms_norm(float* out, const fl
   }
 }
 
-// The squares are taken behind the mean, since mean(x^2) - mean^2 loses every digit of a row that lies far from
-// zero. The rounded mean is itself off by then: the second pass measures by how much.
+// The squares are taken behind the mean, since mean(x^2) - mean^2 loses every digit of a row that lies far
+// from zero. The rounded mean is itself off by then: the second pass measures by how much.
 // at most 40 registers
 extern "C" __global__ void __launch_bounds__(1024) layer_norm(float* out, const float* x, const float* gain,
                                                               const float* bias, float eps, int columns) {

@@ -1,13 +1,13 @@
-// argmax: out[r] = index of the largest of x[r] [N]; pick: the same behind the blank-run guard, with its count;
+// argmax: out[r] = index of the largest of x[r] [N]; pick: the same behind the blank-run guard, and its count;
 // nearest: out[r] = row of codebook [N, C] with the least sum((x[r] - row)^2); the first on ties, all three.
-// grid (rows, blocks): a thread owns every so many columns; thread 0 of a block leaves the block's best key in
-// `parts` [rows, blocks], and the last block to come, told by `tickets` [rows], takes the best of the row.
+// grid (rows, blocks): a thread owns every so many columns; thread 0 of a block leaves the block's best key
+// in `parts` [rows, blocks], and the last block to come, told by `tickets` [rows], takes the best of the row.
 // advance: token[b] = prompt[position[b]] while inside [P], else picked[b]; one thread per lane.
 #include "select.cuh"
 
 constexpr int TOGETHER = 4;  // rows of x that share one reading of the codebook
 
-// The best key of x [columns], of which this block takes every gridDim.y-th stretch; `off` is taken from x[blank].
+// The best key of x [columns], whose every gridDim.y-th stretch this block takes; x[blank] counts less `off`.
 __device__ __forceinline__ Key best_of_row(const float* x, int columns, int blank, float off, Key* room) {
   Key best = 0;
   const int stride = gridDim.y * blockDim.x;
@@ -55,8 +55,8 @@ extern "C" __global__ void __launch_bounds__(256) pick(int* out, const float* x,
   }
 }
 
-// A warp owns a row of the codebook at a time, a lane the columns lane, lane + 32, ... of it; blockIdx.x counts
-// groups of TOGETHER rows of x. Differences are squared as they are: |c|^2 - 2 x.c would cancel.
+// A warp owns a row of the codebook at a time, a lane the columns lane, lane + 32, ... of it; blockIdx.x
+// counts groups of TOGETHER rows of x. Differences are squared as they are: |c|^2 - 2 x.c would cancel.
 // at most 60 registers
 extern "C" __global__ void __launch_bounds__(256) nearest(int* out, const float* x, const float* codebook,
                                                           int rows, int columns, int points, Key* parts,

@@ -1,10 +1,10 @@
-// Choosing the largest of many, by blocks that finish in any order: keys that may be compared in any order, and
-// the last block, which sees what the others left.
+// Choosing the largest of many, by blocks that finish in any order: keys that may be compared in any order,
+// and the last block, which sees what the others left.
 #pragma once
 #include "primitives.cuh"
 
-// The bits of an f32, put in the order of its value, above the complement of its index: of two keys the larger
-// is the choice, the first on ties (-0 and 0 tie). Every key is above 0.
+// The bits of an f32, put in the order of its value, above the complement of its index: of two keys the
+// larger is the choice, the first on ties (-0 and 0 tie). Every key is above 0.
 typedef unsigned long long Key;
 
 __device__ __forceinline__ Key key_of(float value, int index) {
@@ -23,8 +23,8 @@ __device__ __forceinline__ Key warp_best(Key key) {
   return key;
 }
 
-// The best of a block of whole warps, in all its threads. `room` is 32 keys of shared memory; two calls in a row
-// may share it.
+// The best of a block of whole warps, in all its threads. `room` is 32 keys of shared memory; two calls in a
+// row may share it.
 __device__ __forceinline__ Key block_best(Key key, Key* room) {
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
   key = warp_best(key);
@@ -34,8 +34,8 @@ __device__ __forceinline__ Key block_best(Key key, Key* room) {
   return warp_best(lane < warps ? room[lane] : 0);
 }
 
-// Whether this is the last of `blocks` blocks to come here, said to all its threads; it then sees all that the
-// others wrote before. `ticket` is 0 before the launch and again after it.
+// Whether this is the last of `blocks` blocks to come here, said to all its threads; it then sees all that
+// the others wrote before. `ticket` is 0 before the launch and again after it.
 __device__ __forceinline__ bool last_to_come(unsigned* ticket, unsigned blocks) {
   bool last = false;
   __syncthreads();
