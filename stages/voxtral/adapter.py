@@ -9,17 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from kernels import Backend, Tensor
+from stages.layers.replay import Replays, bucket, first_lanes
 from stages.packet import Packet
 from stages.stage import Port, plug
 from stages.voxtral.names import Checkpoint
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class AdapterState:
-    """Buffers of the last step's length; nothing is remembered from item to item."""
+    """Buffers of one step; nothing is remembered from item to item."""
 
+    frames: Tensor  # [B, T, 4C]
     h: Tensor  # [B, T, D]
     out: Tensor  # [B, T, D], borrowed by the next stage until the next step
+    replays: Replays
 
 
 class Adapter:
@@ -48,23 +51,28 @@ class Adapter:
         self.inner, self.outer = (backend.adopt(*checkpoint.raw(f"adapter.{n}")) for n in (0, 2))
 
     def open(self, lanes: int = 1) -> AdapterState:
-        return self._room(lanes, 1)
+        return self._state(self.ops.zeros((lanes, 1, self.quantum * self.takes.width)))
 
     def step(self, state: AdapterState, packet: Packet) -> list[Packet]:
-        lanes, frames, width = packet.data.shape
-        items = frames // self.quantum
-        if items != 1 or state.out.shape[1] != 1:
-            # several passes of one encoder step may be under way: keep them apart
-            fresh = self._room(lanes, items)
-            state.h, state.out = fresh.h, fresh.out
-        side_by_side = packet.data.reshape(lanes, items, self.quantum * width)  # oldest frame first
-        self.ops.linear(state.h, side_by_side, self.inner)
-        self.ops.gelu(state.h, state.h)
-        self.ops.linear(state.out, state.h, self.outer)
+        frames = packet.data.reshape(len(packet.spans), -1, self.quantum * self.takes.width)  # oldest first
+        lanes = bucket(packet)
+        if packet.items == self.quantum:
+            self.ops.copy(frames[:lanes], out=state.frames[:lanes])
+            state.replays.run(self.ops, self._run, state, lanes)
+        else:  # several passes of one encoder step may be under way: keep them apart
+            state = self._state(frames)
+            self._run(first_lanes(state, lanes))
         return [Packet(state.out, packet.spans)]
 
     def flush(self, state: AdapterState, lane: int = 0) -> list[Packet]:
         return []
 
-    def _room(self, lanes: int, items: int) -> AdapterState:
-        return AdapterState(*(self.ops.zeros((lanes, items, self.gives.width)) for _ in range(2)))
+    def _run(self, state: AdapterState) -> None:
+        """What a step computes: ops alone, so that it can be recorded."""
+        self.ops.linear(state.h, state.frames, self.inner)
+        self.ops.gelu(state.h, state.h)
+        self.ops.linear(state.out, state.h, self.outer)
+
+    def _state(self, frames: Tensor) -> AdapterState:
+        h, out = (self.ops.zeros((*frames.shape[:2], self.gives.width)) for _ in range(2))
+        return AdapterState(frames, h, out, Replays())

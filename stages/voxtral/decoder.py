@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from kernels import Backend, Tensor
-from kernels.fused import GateUpWeights, QkvWeights
+from kernels import Backend, Ring, Tensor
+from kernels.fused import GateUpWeights, QkvWeights, norm_head_pick
 from stages.layers.attention import Attention, Heads
 from stages.layers.mlp import GatedMlp
-from stages.layers.stack import Layer, Stack, StackState, active_lanes
+from stages.layers.replay import Active, Replays, bucket
+from stages.layers.stack import Layer, Scratch, Stack
 from stages.packet import Packet
 from stages.stage import Port, in_range, plug
 from stages.voxtral.config import BOS, STREAMING_PAD, delay_tokens, prefix_tokens
@@ -30,17 +31,21 @@ NEVER = 2**31 - 1  # positions: the last one that an i32 word can count
 MOST_LOGITS = 1e3  # beyond it the guard would forbid the blank outright
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class DecoderState:
     """Device words and buffers of one step; the rings hold one window of keys and values per layer."""
 
-    stack: StackState
-    active: Tensor  # [B] i32
+    rings: tuple[Ring, ...]
+    active: Active
     token: Tensor  # [B] i32, what is fed next once the prompt is over
-    picked: Tensor  # [B] i32
     run: Tensor  # [B] i32, blanks in a row
-    x: Tensor  # [B, 1, D]
+    picked: Tensor  # [B] i32, from here on scratch
+    frame: Tensor  # [B, 1, D], what came
+    x: Tensor  # [B, 1, D], the residual stream
+    h: Tensor  # [B, D]
     logits: Tensor  # [B, vocabulary]
+    scratch: Scratch
+    replays: Replays
 
 
 class Decoder:
@@ -114,41 +119,57 @@ class Decoder:
 
     def open(self, lanes: int = 1) -> DecoderState:
         ops = self.ops
-        active, token, picked, run = (ops.zeros((lanes,), "i32") for _ in range(4))
-        x, logits = ops.zeros((lanes, 1, self.width)), ops.zeros((lanes, self.vocabulary))
-        return DecoderState(self.stack.open(ops, lanes), active, token, picked, run, x, logits)
+        return DecoderState(
+            rings=self.stack.open(ops, lanes),
+            active=Active.make(ops, lanes),
+            token=ops.zeros((lanes,), "i32"),
+            run=ops.zeros((lanes,), "i32"),
+            picked=ops.zeros((lanes,), "i32"),
+            frame=ops.zeros((lanes, 1, self.width)),
+            x=ops.zeros((lanes, 1, self.width)),
+            h=ops.zeros((lanes, self.width)),
+            logits=ops.zeros((lanes, self.vocabulary)),
+            scratch=self.stack.scratch(ops, lanes, 1),
+            replays=Replays(),
+        )
 
     def step(self, state: DecoderState, packet: Packet) -> list[Packet]:
-        active_lanes(self.ops, packet, state.active)
+        state.active.follow(self.ops, packet)
         if packet.items == 1:
-            return [Packet(self._token(state, packet.data), packet.spans)]  # borrowed until the next step
+            return [self._token(state, packet)]  # borrowed until the next step
         return [self._nth(state, packet, t) for t in range(packet.items)]
 
     def flush(self, state: DecoderState, lane: int = 0) -> list[Packet]:
         """Nothing is held back: the delay drains through the right padding."""
-        self.stack.clear(self.ops, state.stack, lane)
-        for words in (state.token, state.picked, state.run):
+        self.stack.clear(self.ops, state.rings, lane)
+        for words in (state.token, state.run):
             self.ops.clear(words, lane)
         return []
 
     def _nth(self, state: DecoderState, packet: Packet, t: int) -> Packet:
         """Item `t` of a longer packet, in memory of its own: its neighbours are under way as well."""
-        item = packet.part(t, t + 1, self.takes.hop)
-        return Packet(self.ops.copy(self._token(state, item.data)), item.spans)
+        borrowed = self._token(state, packet.part(t, t + 1, self.takes.hop))
+        return Packet(self.ops.copy(borrowed.data), borrowed.spans)
 
-    def _token(self, state: DecoderState, frame: Tensor) -> Tensor:
-        """One position of every lane: frame [B, 1, D] to token [B, 1] i32."""
-        ops, position = self.ops, state.stack.rings[0].count
-        lanes = state.x.shape[0]
-        ops.advance(state.token, state.token, self.prompt, position, state.active)
-        ops.embed(state.x, state.token.reshape(lanes, 1), self.table)
-        ops.add(state.x, state.x, frame)
-        self.stack.step(ops, state.stack, state.x, state.active)
-        ops.rms_norm(state.x, state.x, self.norm, self.eps)
-        ops.linear(state.logits, state.x.reshape(lanes, self.width), self.table)
-        ops.pick(state.picked, state.logits, state.run, *self.guard, state.active)
-        ops.advance(state.token, state.picked, self.prompt, position, state.active)
-        return state.token.reshape(lanes, 1)
+    def _token(self, state: DecoderState, packet: Packet) -> Packet:
+        """One position of every lane at work: frame [B, 1, D] to token [B, 1] i32."""
+        lanes = bucket(packet)
+        self.ops.copy(packet.data[:lanes], out=state.frame[:lanes])
+        state.replays.run(self.ops, self._run, state, lanes)
+        return Packet(state.token.reshape(-1, 1), packet.spans)
+
+    def _run(self, state: DecoderState) -> None:
+        """What a step computes: ops alone, so that it can be recorded."""
+        ops, active, position = self.ops, state.active.words, state.rings[0].count
+        ops.advance(state.token, state.token, self.prompt, position, active)
+        ops.embed(state.x, state.token.reshape(-1, 1), self.table)
+        ops.add(state.x, state.x, state.frame)
+        self.stack.step(ops, state.x, state.rings, active, state.scratch)
+        norm_head_pick(
+            ops, state.picked, state.x.reshape(-1, self.width), self.norm, self.table, state.run, *self.guard,
+            active, eps=self.eps, h=state.h, logits=state.logits,
+        )  # fmt: skip
+        ops.advance(state.token, state.picked, self.prompt, position, active)
 
 
 def delay_condition(delay: int, width: int) -> np.ndarray:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from kernels import Backend, Tensor
+from kernels import Backend, Ring, Tensor
 from kernels.fused import GateUpWeights, QkvWeights
 from stages.layers.attention import Attention, Heads
 from stages.layers.conv import CausalConv
 from stages.layers.mlp import GatedMlp
-from stages.layers.stack import Layer, Stack, StackState, active_lanes
+from stages.layers.replay import Active, Replays, bucket, first_lanes
+from stages.layers.stack import Layer, Scratch, Stack
 from stages.packet import Packet
 from stages.stage import Port, plug
 from stages.voxtral.config import CONV_STRIDES
@@ -22,16 +23,26 @@ from stages.voxtral.names import Checkpoint
 LONGEST = 64  # frames in one pass: enough to feed a matrix product, few enough to keep rings and scores small
 
 
-@dataclass(slots=True, eq=False)
-class EncoderState:
-    """All that a lane's next frame depends on, and the buffers of the last pass's length."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Room:
+    """Buffers of one pass."""
 
-    tails: tuple[Tensor, Tensor]  # last 2 mel frames, last 1 output of the first convolution
-    stack: StackState
-    active: Tensor  # [B] i32
+    mel: Tensor  # [B, T, M]
     first: Tensor  # [B, T, C] after the first convolution
     second: Tensor  # [B, T/2, C] after the second: the residual stream
+    scratch: Scratch
     out: Tensor  # [B, T/2, C], borrowed by the next stage until the next step
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncoderState:
+    """All that a lane's next frame depends on, and the pass of one token."""
+
+    tails: tuple[Tensor, Tensor]  # last 2 mel frames, last 1 output of the first convolution
+    rings: tuple[Ring, ...]
+    active: Active
+    room: Room
+    replays: Replays
 
 
 class Encoder:
@@ -81,42 +92,52 @@ class Encoder:
         self.lane_bytes = self.stack.lane_bytes(backend)
 
     def open(self, lanes: int = 1) -> EncoderState:
-        ops, items = self.ops, self.quantum // 2
+        ops, mel = self.ops, self.ops.zeros((lanes, self.quantum, self.takes.width))
         tails = (self.convs[0].open(ops, lanes), self.convs[1].open(ops, lanes))
-        return EncoderState(
-            tails, self.stack.open(ops, lanes, items), ops.zeros((lanes,), "i32"), *self._room(lanes, items)
-        )
+        rings, room = self.stack.open(ops, lanes), self._room(mel, self._out(lanes, self.quantum))
+        return EncoderState(tails, rings, Active.make(ops, lanes), room, Replays())
 
     def step(self, state: EncoderState, packet: Packet) -> list[Packet]:
-        active_lanes(self.ops, packet, state.active)
+        lanes = bucket(packet)
+        state.active.follow(self.ops, packet)
+        if packet.items == self.quantum:
+            self.ops.copy(packet.data[:lanes], out=state.room.mel[:lanes])
+            state.replays.run(self.ops, self._run, state, lanes)
+            return [Packet(state.room.out, packet.spans)]
         starts, hop = range(0, packet.items, self.longest), self.takes.hop
         parts = (packet.part(at, min(at + self.longest, packet.items), hop) for at in starts)
-        return [self._pass(state, part) for part in parts]
+        return [self._pass(state, part, lanes) for part in parts]
 
     def flush(self, state: EncoderState, lane: int = 0) -> list[Packet]:
         """Nothing is held back: the delay drains through the right padding."""
         for tail in state.tails:
             self.ops.clear(tail, lane)
-        self.stack.clear(self.ops, state.stack, lane)
+        self.stack.clear(self.ops, state.rings, lane)
         return []
 
-    def _pass(self, state: EncoderState, packet: Packet) -> Packet:
-        ops, mel = self.ops, packet.data
-        lanes, items = mel.shape[0], mel.shape[1] // 2
-        if items != state.second.shape[1] or items != self.quantum // 2:
-            # a pass of another length; its output must outlive the next pass of the same step
-            state.first, state.second, state.out = self._room(lanes, items)
-        self.convs[0].step(ops, state.first, state.tails[0], mel, state.active)
-        ops.gelu(state.first, state.first)
-        self.convs[1].step(ops, state.second, state.tails[1], state.first, state.active)
-        ops.gelu(state.second, state.second)
-        self.stack.step(ops, state.stack, state.second, state.active)
-        ops.rms_norm(state.out, state.second, self.norm, self.eps)
-        return Packet(state.out, packet.spans)
+    def _pass(self, state: EncoderState, packet: Packet, lanes: int) -> Packet:
+        """A pass of any length, in buffers of its own: others of the same step are under way as well."""
+        out = self._out(len(packet.spans), packet.items)
+        room = self._room(self.ops.copy(packet.data[:lanes]), out[:lanes])
+        self._run(replace(first_lanes(state, lanes), room=room))
+        return Packet(out, packet.spans)
 
-    def _room(self, lanes: int, items: int) -> tuple[Tensor, Tensor, Tensor]:
-        first, second, out = (self.ops.zeros((lanes, n, self.gives.width)) for n in (2 * items, items, items))
-        return first, second, out
+    def _run(self, state: EncoderState) -> None:
+        """What the pass in `state.room` computes: ops alone, so that it can be recorded."""
+        ops, room, active = self.ops, state.room, state.active.words
+        self.convs[0].step(ops, room.first, state.tails[0], room.mel, active)
+        ops.gelu(room.first, room.first)
+        self.convs[1].step(ops, room.second, state.tails[1], room.first, active)
+        ops.gelu(room.second, room.second)
+        self.stack.step(ops, room.second, state.rings, active, room.scratch)
+        ops.rms_norm(room.out, room.second, self.norm, self.eps)
+
+    def _room(self, mel: Tensor, out: Tensor) -> Room:
+        first, second = self.ops.zeros((*mel.shape[:2], self.gives.width)), self.ops.zeros(out.shape)
+        return Room(mel, first, second, self.stack.scratch(self.ops, *out.shape[:2]), out)
+
+    def _out(self, lanes: int, mels: int) -> Tensor:
+        return self.ops.zeros((lanes, mels // CONV_STRIDES[1], self.gives.width))
 
 
 def _layer(checkpoint: Checkpoint, ops: Backend, n: int) -> Layer:

@@ -49,15 +49,15 @@ def backend() -> Backend:
 
 
 def encoder_lane(state: EncoderState, lane: int):
-    return [tail[lane] for tail in state.tails], rings(state.stack, lane)
+    return [tail[lane] for tail in state.tails], rings(state, lane)
 
 
 def decoder_lane(state: DecoderState, lane: int):
-    return state.token[lane], state.picked[lane], state.run[lane], rings(state.stack, lane)
+    return state.token[lane], state.run[lane], rings(state, lane)
 
 
-def rings(stack, lane: int):
-    return [(ring.k[lane], ring.v[lane], ring.count[lane]) for ring in stack.rings]
+def rings(state, lane: int):
+    return [(ring.k[lane], ring.v[lane], ring.count[lane]) for ring in state.rings]
 
 
 STAGES = [

@@ -111,7 +111,7 @@ def test_context_shortens_the_window_and_never_lengthens_it(
     tiny: Checkpoint, context: int, kept: int
 ) -> None:
     decoder = Decoder(JOINED, tiny, OPS, context=context)
-    assert [ring.capacity for ring in decoder.open().stack.rings] == [kept] * TINY.decoder.layers
+    assert [ring.capacity for ring in decoder.open().rings] == [kept] * TINY.decoder.layers
 
 
 @pytest.mark.parametrize("delay_ms", STEPPED_MS)
