@@ -43,7 +43,10 @@ class Backend(Protocol):
         ...
 
     def copy(self, tensor: Tensor, out: Tensor | None = None) -> Tensor:
-        """The content as of now, in `out` where given (a capture allows that), else in memory of its own."""
+        """The content as of now, in `out` where given (a capture allows that), else in memory of its own.
+
+        `tensor` may be a view of some items of every lane, [:, t:u], where no other op takes one.
+        """
         ...
 
     def clear(self, tensor: Tensor, lane: int) -> None:
@@ -64,7 +67,11 @@ class Backend(Protocol):
 
     # replay
     def capture(self, fn: Callable[[], None]) -> Callable[[], None]:
-        """A replay of the ops `fn` makes; `fn` must not allocate, read back or branch on data."""
+        """A replay of the ops `fn` makes, which are not run by that.
+
+        `fn` must not allocate, upload, read back or branch on data, and has run before, so that all that is
+        made at an op's first use is there. The tensors it names have to live as long as the replay.
+        """
         ...
 
     # linear
@@ -163,6 +170,7 @@ class Backend(Protocol):
         """The next input of active lanes: token[b] = prompt[position[b]] while inside it, else picked[b].
 
         token, picked, position : [B] i32; prompt : [P] i32; `position` already points at the coming step.
+        `picked` may be `token` itself.
         """
         ...
 

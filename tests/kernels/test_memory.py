@@ -59,6 +59,13 @@ def test_a_copy_goes_where_it_is_told(ops):
         ops.copy(held, out=ops.zeros((3, 2)))
 
 
+def test_some_items_of_every_lane_can_be_copied(ops):
+    held, out = ops.upload(normal(3, 5, 4)), ops.zeros((3, 2, 4))
+    assert_same(read(ops, ops.copy(held[:, 1:3])), normal(3, 5, 4)[:, 1:3], what="copied")
+    ops.copy(held[:, 3:], out=out)
+    assert_same(read(ops, out), normal(3, 5, 4)[:, 3:], what="copied into")
+
+
 def test_ring_bytes_is_what_a_lane_of_the_ring_takes(ops):
     ring = ops.ring(3, 2, 40, 64)
     parts = [part for part in (ring.k, ring.v, ring.k_scale, ring.v_scale) if part is not None]
@@ -106,9 +113,29 @@ def test_gains_and_convolutions_are_adopted_as_f32(ops, kind):
 
 def test_capture_runs_nothing_until_it_is_replayed(ops):
     total, one = ops.zeros((4,)), ops.upload(np.ones(4, np.float32))
-    replay = ops.capture(lambda: ops.add(total, total, one))
+
+    def step() -> None:
+        ops.add(total, total, one)
+
+    step()
+    replay = ops.capture(step)
     before = read(ops, total)
     replay()
     replay()
-    assert_same(before, np.zeros(4, np.float32), what="before")
-    assert_same(read(ops, total), np.full(4, 2, np.float32), what="after two replays")
+    assert_same(before, np.ones(4, np.float32), what="before")
+    assert_same(read(ops, total), np.full(4, 3, np.float32), what="after two replays")
+
+
+def test_a_replay_reads_what_was_uploaded_and_copied_into_its_operands(ops):
+    total, x, y = ops.zeros((4,)), ops.zeros((4,)), ops.zeros((4,))
+
+    def step() -> None:
+        ops.copy(x, out=y)
+        ops.add(total, y, x)
+
+    step()
+    replay = ops.capture(step)
+    for seed in (0, 1):
+        ops.upload(normal(4, seed=seed), out=x)
+        replay()
+        assert_same(read(ops, total), 2 * normal(4, seed=seed), what=f"replay {seed}")

@@ -268,3 +268,9 @@ def test_advance(ops):
     ops.advance(held, *(ops.upload(array) for array in (picked, prompt, position, active)))
     assert_same(read(ops, held), reference.advance(token, picked, prompt, position, active), what="token")
     assert_same(read(ops, held), words(1, 33, 52, 9, 54), what="token by hand")
+
+
+def test_advance_may_pick_the_token_itself(ops):
+    held = ops.upload(words(9, 8, 7))
+    ops.advance(held, held, *(ops.upload(array) for array in (words(1, 32), words(0, 2, 1), words(1, 1, 0))))
+    assert_same(read(ops, held), words(1, 8, 7), what="token")
