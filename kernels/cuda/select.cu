@@ -1,4 +1,4 @@
-// argmax: out[r] = index of the largest of x[r] [N]; pick: the same behind the blank-run guard, and its count;
+// argmax: out[r] = index of the largest of x[r] [N]; pick: the same behind the guard against runs of blanks;
 // nearest: out[r] = row of codebook [N, C] with the least sum((x[r] - row)^2); the first on ties, all three.
 // grid (rows, blocks): a thread owns every so many columns; thread 0 of a block leaves the block's best key
 // in `parts` [rows, blocks], and the last block to come, told by `tickets` [rows], takes the best of the row.
