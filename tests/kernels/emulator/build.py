@@ -22,8 +22,6 @@ FLAGS = (
     "-std=c++17", "-fPIC", "-shared",
     "-ffp-contract=off",  # a product and a sum stay two roundings
     "-fno-strict-aliasing",  # CUDA code reads words as halves, as its own compiler allows
-    "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-unused-parameter",
-    "-Wno-unused-variable", "-Wno-comment", "-Wno-sign-compare",
 )  # fmt: skip
 MODES = {  # flags for the kernels alone; the runtime is never instrumented
     "plain": ("-O2",),
@@ -68,7 +66,7 @@ def runtime() -> Path:
 def library(text: str, name: str, mode: str) -> Path:
     """The kernels of the .cu source `text`, called `name` in messages.
 
-    Dynamic shared memory is the one thing rewritten: an array without a size becomes a pointer to the runtime's.
+    One thing is rewritten: dynamic shared memory, an array without a size, becomes a pointer.
 
     Raises
     ------
@@ -90,11 +88,10 @@ def preloaded(mode: str) -> dict[str, str]:
         "UBSAN_OPTIONS": "print_stacktrace=0",
     }
     if mode in RUNTIMES:
-        found = subprocess.run(
-            [compiler(), f"-print-file-name={RUNTIMES[mode]}"], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        asked = [compiler(), f"-print-file-name={RUNTIMES[mode]}"]
+        found = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
         if not Path(found).is_absolute():
-            raise BackendMissing(f"{mode}: {compiler()} has no {RUNTIMES[mode]}; install its sanitizer library")
+            raise BackendMissing(f"{mode}: {compiler()} has no {RUNTIMES[mode]}; install that library")
         settings["LD_PRELOAD"] = found
     return {**os.environ, **settings}
 
@@ -114,16 +111,17 @@ def _headers() -> bytes:
 
 def _build(text: str, name: str, flags: tuple[str, ...]) -> Path:
     command = [compiler(), *FLAGS, *flags, "-I", str(HERE / "include"), "-I", str(HERE)]
-    key = hashlib.sha256(b"\0".join([_headers(), text.encode(), "\0".join(command).encode()])).hexdigest()[:16]
-    built = CACHE / f"{name}-{key}.so"
+    parts = [_headers(), text.encode(), "\0".join(command).encode()]
+    built = CACHE / f"{name}-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:16]}.so"
     if built.exists():
         return built
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as room:  # a process that builds the same only does it twice
         source, made = Path(room, f"{name}.cpp"), Path(room, "made.so")
         source.write_text(text, encoding="utf-8")
-        said = subprocess.run([*command, str(source), "-o", str(made)], capture_output=True, text=True, check=False)
-        if said.returncode:
-            raise CompileError(f"{name}: {compiler()} refused it:\n{said.stderr}")
+        command += [str(source), "-o", str(made)]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        if ran.returncode:
+            raise CompileError(f"{name}: {compiler()} refused it:\n{ran.stderr}")
         made.replace(built)
     return built

