@@ -4,6 +4,7 @@ KernelError
 ├── ShapeError       operands do not fit together
 ├── BackendMissing   the library, driver or device a backend needs is absent
 ├── CompileError     a kernel did not build
+├── OutOfMemory      the device has no room for what was asked
 └── DeviceLost       the device stopped answering
 """
 
@@ -24,5 +25,9 @@ class CompileError(KernelError):
     """A kernel did not build."""
 
 
+class OutOfMemory(KernelError):
+    """The device has no room for what was asked; it still answers."""
+
+
 class DeviceLost(KernelError):
-    """The device stopped answering."""
+    """The device stopped answering; nothing more can be done on it in this process."""
