@@ -111,10 +111,11 @@ void make_ready(unsigned at) {
 
 void switch_to(Fiber& next, bool for_good = false) {
   Fiber& here = *running;
+  if (&next != &outside) ready[next.thread.warp] &= ~(1u << next.thread.lane);
+  if (&next == &here) return;  // its turn again: what it would resume at was saved some waits ago
   came_from = &here;
   running = &next;
   emulated_thread = &next.thread;
-  if (&next != &outside) ready[next.thread.warp] &= ~(1u << next.thread.lane);
   if (__sanitizer_start_switch_fiber)
     __sanitizer_start_switch_fiber(for_good ? nullptr : &here.fake_stack, next.stack, next.stack_bytes);
   if (__tsan_switch_to_fiber) __tsan_switch_to_fiber(next.tsan, NO_SYNC);
