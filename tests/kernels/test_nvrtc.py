@@ -38,8 +38,7 @@ _LOCAL = ("LDL", "STL")  # loads and stores of local memory: a stack or a spill 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one kernel takes: registers of a thread, shared memory of a block, the rest in bytes of a thread.
-    """
+    """What one kernel takes: shared bytes of a block, the rest of a thread, stack and spills in bytes."""
 
     stack: int
     spills: int
