@@ -22,7 +22,9 @@ from stages.voxtral.decoder import Decoder, DecoderState
 from stages.voxtral.encoder import Encoder, EncoderState
 from stages.voxtral.names import Checkpoint, open_checkpoint
 from stages.voxtral.text import Detokenizer
-from tests.laws import LAWS, Case
+from tests.fingerprint import changes, fingerprint
+from tests.laws import LAWS, Case, Draw, Play, assert_agree
+from tests.stages.tape import Tape
 from tests.strategies import features, tokens
 from tests.tiny import TINY, tiny_checkpoint
 
@@ -43,11 +45,6 @@ def checkpoint() -> Checkpoint:
     return open_checkpoint(tiny_checkpoint(folder))
 
 
-@cache
-def backend() -> Backend:
-    return open_backend("portable")
-
-
 def encoder_lane(state: EncoderState, lane: int):
     return [tail[lane] for tail in state.tails], rings(state, lane)
 
@@ -60,24 +57,29 @@ def rings(state, lane: int):
     return [(ring.k[lane], ring.v[lane], ring.count[lane]) for ring in state.rings]
 
 
-STAGES = [
-    Case(
-        "encoder", lambda: Encoder(MEL, checkpoint(), backend()), features(8 * 40, 128, quiet=-0.625),
-        atol=ENCODER_ATOL, lane_of=encoder_lane,
-    ),
-    Case(
-        "adapter", lambda: Adapter(FRAMES, checkpoint(), backend()), features(4 * 12, TINY.encoder.dim),
-        atol=ADAPTER_ATOL, lane_of=lambda state, lane: (),
-    ),
-    Case(
-        "decoder", lambda: Decoder(JOINED, checkpoint(), backend(), delay_ms=80, blank_patience=3),
-        features(60, TINY.decoder.dim), lane_of=decoder_lane,
-    ),
-    Case("text", lambda: Detokenizer(TOKENS, checkpoint()), tokens(40, TINY.decoder.vocab).map(np.ravel)),
-]  # fmt: skip
+def cases(ops: Backend, name: str = "") -> list[Case]:
+    """The device stages on `ops`."""
+    return [
+        Case(
+            f"encoder{name}", lambda: Encoder(MEL, checkpoint(), ops), features(8 * 40, 128, quiet=-0.625),
+            atol=ENCODER_ATOL, lane_of=encoder_lane,
+        ),
+        Case(
+            f"adapter{name}", lambda: Adapter(FRAMES, checkpoint(), ops), features(4 * 12, TINY.encoder.dim),
+            atol=ADAPTER_ATOL, lane_of=lambda state, lane: (),
+        ),
+        Case(
+            f"decoder{name}", lambda: Decoder(JOINED, checkpoint(), ops, delay_ms=80, blank_patience=3),
+            features(60, TINY.decoder.dim), lane_of=decoder_lane,
+        ),
+    ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", STAGES, ids=lambda case: case.name)
+TEXT = Case("text", lambda: Detokenizer(TOKENS, checkpoint()), tokens(40, TINY.decoder.vocab).map(np.ravel))
+DEVICE = [*cases(open_backend("portable")), *cases(Tape(), ", recorded")]
+
+
+@pytest.mark.parametrize("case", [*DEVICE, TEXT], ids=lambda case: case.name)
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 @settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -85,3 +87,30 @@ STAGES = [
 @given(data=st.data())
 def test_law(law, case, data):
     law(case, data.draw)
+
+
+@pytest.mark.parametrize("case", DEVICE, ids=lambda case: case.name)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_a_neighbour_changes_no_bit_while_the_bucket_stays(case, data):
+    bits_stay(case, data.draw)
+
+
+def bits_stay(case: Case, draw: Draw) -> None:
+    """Others begin, speak, pause and end; a lane in the same bucket says and keeps the same bits."""
+    quantum, stream, most = case.stage.quantum, draw(case.inputs), 5
+    watched, chance = draw(st.integers(2, most - 1)), np.random.default_rng(draw(st.integers(0, 2**16)))
+    busy, quiet = Play(case, most), Play(case, most)
+    at = 0
+    while len(row := stream[at : at + quantum * int(chance.choice([1, 1, 1, 3]))]) >= quantum:
+        row = row[: len(row) // quantum * quantum]
+        at += len(row)
+        others = [k for k in range(watched) if chance.random() < 0.6]
+        noise = {k: chance.standard_normal(row.shape).astype(row.dtype) for k in others}
+        busy.step({**noise, watched: row})
+        quiet.step({watched: row})
+        if chance.random() < 0.2:
+            busy.flush(int(chance.integers(watched)))
+        here, there = (fingerprint(case.lane_of(play.state, watched)) for play in (busy, quiet))
+        assert not (diff := changes(here, there)), f"{case.name}: lane {watched} has other bits in {diff}"
+    assert_agree(busy.flush(watched), quiet.flush(watched), 0.0, f"{case.name}, lane {watched} beside others")

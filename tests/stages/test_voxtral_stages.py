@@ -71,6 +71,38 @@ def test_a_long_step_is_cut_into_whole_tokens_however_many_frames_they_have(
     assert sum(answer.items for answer in answers) == tokens
 
 
+@pytest.mark.parametrize("downsample", [4, 64])
+def test_the_passes_of_a_long_step_are_kept_apart(tmp_path: Path, downsample: int) -> None:
+    """At 64 frames a token, a pass is a token: as long as the step that is recorded, and several in one."""
+    checkpoint = open_checkpoint(tiny_checkpoint(tmp_path, config=replace(TINY, downsample=downsample)))
+    encoder = Encoder(MEL, checkpoint, OPS)
+    mel = np.random.default_rng(0).standard_normal((1, 3 * encoder.longest + 8, 128)).astype(np.float32)
+    mel = mel[:, : mel.shape[1] // encoder.quantum * encoder.quantum]
+    parts = encoder.step(encoder.open(), Packet(mel, (Span(0, 160 * mel.shape[1]),)))
+    state, live = encoder.open(), []
+    for at in range(0, mel.shape[1], encoder.quantum):
+        span = Span(160 * at, 160 * (at + encoder.quantum))
+        (out,) = encoder.step(state, Packet(mel[:, at : at + encoder.quantum], (span,)))
+        live.append(out.data.copy())
+    together = np.concatenate([part.data for part in parts], axis=1)
+    assert_close(together, np.concatenate(live, axis=1), rtol=0, atol=ATOL_HEADS, what="frames")
+
+
+@pytest.mark.parametrize("stage", ["encoder", "adapter", "decoder"])
+def test_lanes_above_the_highest_at_work_are_not_stepped(tiny: Checkpoint, stage: str) -> None:
+    made = {"encoder": (Encoder, MEL), "adapter": (Adapter, FRAMES), "decoder": (Decoder, JOINED)}
+    kind, port = made[stage]
+    built = kind(port, tiny, OPS)
+    state = built.open(8)
+    data = np.ones((8, built.quantum, port.width), np.float32)
+    spans = (None, Span(0, built.quantum * port.hop), *[None] * 6)
+    for _ in range(3):
+        (out,) = built.step(state, Packet(data, spans))
+        worked = state.logits if stage == "decoder" else out.data
+        assert len(out.data) == 8
+        assert worked[1].any() and not worked[2:].any()
+
+
 @pytest.mark.parametrize(
     ("stage", "upstream", "takes"),
     [
