@@ -46,7 +46,8 @@ def packet(lanes: int, *at_work: int) -> Packet:
 @pytest.mark.parametrize(
     ("lanes", "at_work", "touched"),
     [
-        (1, [0], 1), (8, [0], 1), (8, [1], 2), (8, [0, 2], 4), (8, [3], 4), (8, [4], 8), (5, [4], 5), (6, [], 1),
+        (1, [0], 1), (8, [0], 1), (8, [1], 2), (8, [0, 2], 4), (8, [3], 4), (8, [4], 8), (5, [4], 5),
+        (6, [], 1),
     ],
 )  # fmt: skip
 def test_a_bucket_is_the_smallest_that_holds_the_highest_lane_at_work(lanes, at_work, touched):
