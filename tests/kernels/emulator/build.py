@@ -75,8 +75,9 @@ def library(text: str, name: str, mode: str) -> Path:
     kernels = bounds(text)
     text = _ROOM.sub(r"[[maybe_unused]] \1* const \2 = (\1*)emulated_shared;", text)
     exports = "".join(f"EMULATED_EXPORT({kernel})\n" for kernel in kernels)
-    whole = f'#include <cuda_fp16.h>\n{text}\n#line 1 "exports"\n{exports}EMULATED_STATICS\n'
-    return _build(whole, name, ("-fvisibility=hidden", "-DEMULATED", *MODES[mode]))
+    whole = ["#include <cuda_fp16.h>", f'#line 1 "{name}.cu"', text, '#line 1 "exports"', exports]
+    flags = ("-fvisibility=hidden", "-DEMULATED", *MODES[mode])
+    return _build("\n".join([*whole, "EMULATED_STATICS\n"]), name, flags)
 
 
 def preloaded(mode: str) -> dict[str, str]:

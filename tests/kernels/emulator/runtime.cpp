@@ -60,8 +60,9 @@ size_t error_room;
 bool failed;
 
 // TSan orders what happens before a release of a tag with what happens after an acquire. Barriers alternate tags: a
-// thread that is early at the next barrier must not look ordered with one that is late to leave this one.
-char barrier_tags[2], block_tag, warp_tags[4096];
+// thread that is early at the next barrier must not look ordered with one that is late to leave this one. Nor is a
+// thread that begins ordered with one that has ended.
+char barrier_tags[2], begin_tag, end_tag, warp_tags[4096];
 unsigned barriers, gatherings;
 
 // --- schedule
@@ -183,9 +184,9 @@ void live() {
     __sanitizer_finish_switch_fiber(nullptr, &stack, &came_from->stack_bytes);
     came_from->stack = (char*)stack;
   }
-  acquire(&block_tag);
+  acquire(&begin_tag);
   launch->call(launch->args);
-  release(&block_tag);
+  release(&end_tag);
   running->state = State::returned;
   returned++;
   check_nobody_waits_for(running->thread);
@@ -252,27 +253,32 @@ void report_deadlock() {
   }
 }
 
+void order_after_all() {  // threads that never ended released nothing, but will not run again either
+  if (!__tsan_switch_to_fiber) return;
+  for (unsigned i = 0; i < threads; i++) {
+    __tsan_switch_to_fiber(fibers[i].tsan, 0);
+    __tsan_switch_to_fiber(outside.tsan, 0);
+  }
+}
+
 bool run_block() {
   start_block();
-  release(&block_tag);
+  release(&begin_tag);
   running = &outside;
   yield();
-  acquire(&block_tag);
-  if (failed) return false;
-  if (returned == threads) return true;
-  report_deadlock();
+  acquire(&end_tag);
+  if (!failed && returned == threads) return true;
+  if (!failed) report_deadlock();
+  failed = true;
+  order_after_all();
   return false;
 }
 
-// Blocks in order, or from a drawn one in drawn strides: a kernel that needs one block before another shows it.
+// Blocks in order, or backwards with a seed: a kernel that needs one block before another shows it.
 bool run_blocks() {
   const uint64_t x = launch->grid[0], y = launch->grid[1], blocks = x * y * launch->grid[2];
-  uint64_t stride = 1, at = 0;
-  if (launch->seed && blocks > 1) {
-    at = draw((unsigned)(blocks < 0xffffffffu ? blocks : 0xffffffffu));
-    stride = blocks - 1;  // backwards: the one stride that fits every number of blocks
-  }
-  for (uint64_t i = 0; i < blocks; i++, at = (at + stride) % blocks) {
+  for (uint64_t i = 0; i < blocks; i++) {
+    const uint64_t at = launch->seed ? blocks - 1 - i : i;
     emulated_block_at = {(unsigned)(at % x), (unsigned)(at / x % y), (unsigned)(at / x / y)};
     if (!run_block()) return false;
   }

@@ -34,7 +34,7 @@ struct Launch {  // mirrored field by field in launch.py
   unsigned char* statics;  // the static shared arrays of the file
   size_t static_bytes;
   int poison;     // fill shared memory with 0xff before each block
-  uint64_t seed;  // 0: threads take turns; else a drawn order, one warp far ahead
+  uint64_t seed;  // 0: threads take turns; else a drawn order, one warp far ahead, and blocks backwards
 };
 
 }  // namespace emulated
