@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import locale
+import os
 import platform
 import re
 import sys
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import graphs
-from kernels import BackendMissing, open_backend
+from kernels import Backend, BackendMissing, open_backend
 from kernels.backend import BACKENDS
+from kernels.cuda.card import look
+from kernels.cuda.diagnosis import Facts, diagnose, version
 from pipeline.ends import file as audio_files
 from pipeline.ends.mic import list_devices
 from pipeline.errors import GraphError, SourceError
@@ -32,6 +35,7 @@ EXTRAS = {"mic": "to hear a microphone", "evaluate": "to measure error rates"}
 REINSTALL = f"pip install --force-reinstall {DISTRIBUTION}"
 OWN_ENVIRONMENT = f"a virtual environment of its own for {DISTRIBUTION} keeps them apart"
 SMALLER = "use Q4_0 weights or --set decoder.context=2048, or close other programs"
+NO_GPU_NEEDED = "all works without it, on the processor"
 CONTAINERS = ("WAV", "FLAC", "OGG", "MP3", "AIFF")  # what recordings usually come in
 OK, NOTE, WARNING, MISSING = "ok", "note", "warning", "missing"
 WIDTH, INDENT = 110, " " * 8
@@ -168,17 +172,60 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _backends() -> Iterator[Row]:
     chosen = ""
-    for name in reversed(BACKENDS):
-        try:
-            open_backend(name)
-        except BackendMissing as reason:
-            yield name, NOTE, f"passed over: {str(reason).removeprefix(f'{name}: ')}", ""
+    for name, found in _opened():
+        if isinstance(found, BackendMissing):
+            yield name, NOTE, f"passed over: {str(found).removeprefix(f'{name}: ')}", ""
             continue
         chosen = chosen or name
         taken = "it" if chosen == name else f"{chosen} instead"
         yield name, OK, f"opens; auto takes {taken}", ""
     if not chosen:
         yield "auto", MISSING, "no backend opens", REINSTALL
+
+
+def _opened() -> Iterator[tuple[str, Backend | BackendMissing]]:
+    """Every backend, the best first, or why it does not open."""
+    for name in reversed(BACKENDS):
+        try:
+            yield name, open_backend(name)
+        except BackendMissing as reason:
+            yield name, reason
+
+
+def _cuda() -> Iterator[Row]:
+    yield from cuda_rows(look(), machine.nvidia_driver())
+
+
+def cuda_rows(facts: Facts, driver: str | None) -> Iterator[Row]:
+    """What was found on the way to an NVIDIA GPU, then what is missing; `driver` is its version."""
+    if facts.driver:
+        name = f"{driver}, " if driver else ""
+        yield "driver", OK, f"{name}runs programs made for CUDA up to {version(facts.driver)}", ""
+    if facts.version:
+        yield "CuPy", OK, f"{facts.package} {facts.version}, made for CUDA {version(facts.built)}", ""
+    if facts.name:
+        free, total = map(machine.size, facts.memory)
+        yield "device", OK, f"{facts.name}, compute capability {'.'.join(map(str, facts.capability))}", ""
+        yield "memory", OK, f"{free} of {total} are free", ""
+    if facts.compiler:
+        headers = "" if facts.build_fault else ", and its headers are there"
+        yield "compiler", OK, f"NVRTC {'.'.join(map(str, facts.compiler))}{headers}", ""
+    if facts.importable:
+        yield _kernel_cache()
+    if reason := diagnose(facts):
+        said, _, cure = reason.partition("; ")
+        tried = facts.importable and facts.driver  # else nobody meant to use one
+        yield "cuda", WARNING if tried else NOTE, said if tried else f"{said}; {NO_GPU_NEEDED}", cure
+
+
+def _kernel_cache() -> Row:
+    """Where CuPy keeps what it compiled: without that, every start compiles all kernels anew."""
+    folder = Path(os.environ.get("CUPY_CACHE_DIR") or "~/.cupy/kernel_cache").expanduser()
+    kept = [file.stat().st_size for file in folder.glob("*.cubin")]
+    parent = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        return "kernels", WARNING, f"{folder} cannot be written", "set CUPY_CACHE_DIR to a folder that can be"
+    return "kernels", OK, f"{len(kept)} compiled ones in {folder}, {machine.size(sum(kept))}", ""
 
 
 def _weights() -> Iterator[Row]:
@@ -208,20 +255,26 @@ def _model(path: Path, why: str, status: str) -> Iterator[Row]:
     yield path.name, OK, f"{path} ({why}), {machine.size(stored)} of {kinds}", ""
     words = vocabulary(checkpoint.tekken)
     yield "knows", OK if words.open else NOTE, words.summary, words.limits
-    need, room = stored + ring_bytes(checkpoint.config), machine.memory_available()
+    for name, backend in _opened():
+        if not isinstance(backend, BackendMissing):
+            yield f"memory on {name}", *_room(stored + ring_bytes(checkpoint.config, backend), backend)
+
+
+def _room(need: int, backend: Backend) -> tuple[str, str, str]:
+    """Status, detail and cure of what a model needs there."""
+    room = backend.free_bytes()
+    room = machine.memory_available() if room is None else room
     said = f"{machine.size(need)} for weights and one lane's window"
     if room is None:
-        yield "memory", NOTE, f"{said}; this system does not say what is free", ""
-    elif need > room:
-        yield "memory", WARNING, f"{said}, {machine.size(room)} are free", SMALLER
-    else:
-        yield "memory", OK, f"{said}, {machine.size(room)} are free", ""
+        return NOTE, f"{said}; this system does not say what is free", ""
+    enough = need <= room
+    return OK if enough else WARNING, f"{said}, {machine.size(room)} are free", "" if enough else SMALLER
 
 
-def ring_bytes(config: Config) -> int:
-    """Keys and values of one lane with full windows, in f32."""
+def ring_bytes(config: Config, backend: Backend) -> int:
+    """Keys and values of one lane with full windows, as `backend` keeps them."""
     towers = (config.encoder, config.decoder)
-    return sum(2 * 4 * t.layers * t.kv_heads * t.head_dim * t.window for t in towers)
+    return sum(t.layers * backend.ring_bytes(t.kv_heads, t.window, t.head_dim) for t in towers)
 
 
 def _audio() -> Iterator[Row]:
@@ -264,6 +317,7 @@ SECTIONS: dict[str, Callable[[], Iterable[Row]]] = {
     "where packages come from": _places,
     "packages": _packages,
     "backends": _backends,
+    "cuda": _cuda,
     "models": _weights,
     "audio": _audio,
     "terminal": _terminal,

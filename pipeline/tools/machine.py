@@ -64,6 +64,13 @@ def blas_threads() -> tuple[int, str]:
     return (max(counts), "threadpoolctl") if counts else (cores(), "all cores, as nothing is set")
 
 
+def nvidia_driver() -> str | None:
+    """The version of the driver, such as 580.65.06; None where the system does not say."""
+    said = "\n".join(_lines("/proc/driver/nvidia/version"))
+    found = re.search(r"Kernel Module(?: for \S+)?\s+([\d.]+)", said)
+    return found[1] if found else None
+
+
 def memory_available() -> int | None:
     """Bytes a program may still take, a container's limit included; None where the system does not say."""
     found = re.findall(r"MemAvailable:\s+(\d+) kB", "\n".join(_lines("/proc/meminfo")))

@@ -256,11 +256,12 @@ def test_pinned_memory_waits_for_its_copy_and_is_then_used_again(pretend):
     del first  # nobody will ask for it, but the copy is still under way
     held = card.upload(normal(4))
     assert len(gpu.pinned) == 2, "the first block is still being written to"
-    assert_same(read(card, held), normal(4), what="uploaded")
+    kept = read(card, held)
     blocks = len(gpu.pinned)
-    for _ in range(50):
-        read(card, card.upload(normal(4)))
+    for seed in range(1, 50):
+        read(card, card.upload(normal(4, seed=seed)))
     assert len(gpu.pinned) == blocks
+    assert_same(kept, normal(4), what="what was fetched before its memory was used again")
 
 
 def test_the_limit_of_shared_memory_is_raised_only_when_needed(pretend):

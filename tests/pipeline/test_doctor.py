@@ -6,15 +6,18 @@ import io
 import json
 import sys
 from base64 import b64encode
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 import graphs
+from kernels import open_backend
 from kernels.backend import BACKENDS
+from kernels.cuda.diagnosis import Facts
 from pipeline.tools import doctor, machine
-from pipeline.tools.doctor import MISSING, OK, SECTIONS, WARNING, built_in, examine
+from pipeline.tools.doctor import MISSING, NOTE, OK, SECTIONS, WARNING, built_in, examine
 from pipeline.tools.vocabulary import OTHERS, vocabulary
 from tests.tiny import TINY
 
@@ -61,7 +64,7 @@ def test_a_section_that_breaks_is_a_finding(monkeypatch):
 def test_the_model_that_graphs_use_is_named_with_its_reason(tiny):
     models = found("models")
     assert models[tiny.name].status == OK and "named by VOXTRAL" in models[tiny.name].detail
-    assert models["memory"].status == OK
+    assert models["memory on portable"].status == OK
 
 
 def test_weights_that_are_not_there_are_missing_with_a_cure(monkeypatch, tmp_path):
@@ -73,14 +76,14 @@ def test_weights_that_are_not_there_are_missing_with_a_cure(monkeypatch, tmp_pat
 
 def test_a_model_too_large_for_the_memory_is_warned_of(tiny, monkeypatch):
     monkeypatch.setattr(machine, "memory_available", lambda: 1000)
-    memory = found("models")["memory"]
+    memory = found("models")["memory on portable"]
     assert memory.status == WARNING and "1.0 kB are free" in memory.detail
 
 
 def test_rings_are_counted_for_both_towers():
     encoder, decoder = TINY.encoder, TINY.decoder
     expected = 8 * (2 * 4 * 16 * encoder.window + 2 * 2 * 24 * decoder.window)
-    assert doctor.ring_bytes(TINY) == expected
+    assert doctor.ring_bytes(TINY, open_backend("portable")) == expected
 
 
 def test_only_the_models_inside_the_package_are_built_in(tiny_folder):
@@ -91,6 +94,54 @@ def test_only_the_models_inside_the_package_are_built_in(tiny_folder):
 def test_every_backend_is_reported():
     assert set(found("backends")) == set(BACKENDS)
     assert "auto takes it" in found("backends")["portable"].detail
+
+
+CARD = Facts(
+    packages=("cupy-cuda13x",), importable=True, version="14.2.0", built=13020, driver=13010, devices=1,
+    name="NVIDIA H200", capability=(9, 0), memory=(139_000_000_000, 140_000_000_000), compiler=(13, 0),
+)  # fmt: skip
+
+
+@pytest.fixture
+def kernel_cache(monkeypatch, tmp_path) -> Path:
+    """Where CuPy is to keep what it compiles; not made yet."""
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "kept"))
+    return tmp_path / "kept"
+
+
+def cuda_rows(facts: Facts, driver: str | None = None) -> dict[str, tuple[str, str, str]]:
+    return {name: rest for name, *rest in doctor.cuda_rows(facts, driver)}
+
+
+def test_a_gpu_that_works_is_described(kernel_cache):
+    kernel_cache.mkdir()
+    (kernel_cache / "0123.cubin").write_bytes(bytes(2000))
+    assert list(doctor.cuda_rows(CARD, "580.65.06")) == [
+        ("driver", OK, "580.65.06, runs programs made for CUDA up to 13.1", ""),
+        ("CuPy", OK, "cupy-cuda13x 14.2.0, made for CUDA 13.2", ""),
+        ("device", OK, "NVIDIA H200, compute capability 9.0", ""),
+        ("memory", OK, "139.0 GB of 140.0 GB are free", ""),
+        ("compiler", OK, "NVRTC 13.0, and its headers are there", ""),
+        ("kernels", OK, f"1 compiled ones in {kernel_cache}, 2.0 kB", ""),
+    ]
+
+
+def test_what_keeps_a_gpu_from_being_used_is_told_with_its_cure(kernel_cache):
+    status, detail, cure = cuda_rows(replace(CARD, driver=12040, devices=0, name="", compiler=None))["cuda"]
+    assert status == WARNING and detail.endswith("expected CUDA 13.0 or later, found 12.4")
+    assert "pip install 'headrace[cuda12]'" in cure
+
+
+def test_a_machine_without_a_gpu_is_only_noted():
+    rows = cuda_rows(Facts())
+    assert list(rows) == ["cuda"] and rows["cuda"][0] == NOTE
+    assert "works without it" in rows["cuda"][1] and "headrace[cuda13]" in rows["cuda"][2]
+
+
+def test_a_kernel_cache_that_cannot_be_written_is_warned_of(kernel_cache):
+    kernel_cache.write_text("a file stands where the folder would")
+    status, detail, cure = cuda_rows(CARD)["kernels"]
+    assert status == WARNING and "cannot be written" in detail and "CUPY_CACHE_DIR" in cure
 
 
 def test_a_missing_extra_is_a_note_and_a_missing_need_is_missing():
