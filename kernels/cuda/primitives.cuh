@@ -61,3 +61,12 @@ __device__ __forceinline__ float block_sum(float v, float* room) {
   __syncthreads();
   return warp_sum(lane < warps ? room[lane] : 0.f);
 }
+
+__device__ __forceinline__ float block_max(float v, float* room) {  // of what is not negative
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
+  v = warp_max(v);
+  __syncthreads();
+  if (lane == 0) room[warp] = v;
+  __syncthreads();
+  return warp_max(lane < warps ? room[lane] : 0.f);
+}

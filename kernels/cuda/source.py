@@ -10,7 +10,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-FILES = ("linear", "norm", "rope", "attention", "conv", "pointwise", "select", "fused", "probe")
+FILES = ("linear", "weights", "norm", "rope", "attention", "conv", "pointwise", "select", "fused", "probe")
 OPTIONS = ("-std=c++17", "-lineinfo")  # the latter costs no instruction, and lets profilers name source lines
 FOLDER = Path(__file__).parent
 
