@@ -7,15 +7,16 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernels import Backend, open_backend
+from kernels import Backend, Ring, open_backend
 from stages import Port
 from stages.voxtral.adapter import Adapter
 from stages.voxtral.decoder import Decoder, DecoderState
@@ -45,34 +46,42 @@ def checkpoint() -> Checkpoint:
     return open_checkpoint(tiny_checkpoint(folder))
 
 
-def encoder_lane(state: EncoderState, lane: int):
-    return [tail[lane] for tail in state.tails], rings(state, lane)
+def encoder_lane(ops: Backend, state: EncoderState, lane: int) -> list[np.ndarray]:
+    return of_lane(ops, lane, [*state.tails, *of_rings(state.rings)])
 
 
-def decoder_lane(state: DecoderState, lane: int):
-    return state.token[lane], state.run[lane], rings(state, lane)
+def decoder_lane(ops: Backend, state: DecoderState, lane: int) -> list[np.ndarray]:
+    return of_lane(ops, lane, [state.token, state.run, *of_rings(state.rings)])
 
 
-def rings(state, lane: int):
-    return [(ring.k[lane], ring.v[lane], ring.count[lane]) for ring in state.rings]
+def of_rings(rings: tuple[Ring, ...]) -> list[Any]:
+    parts = [(ring.k, ring.v, ring.count, ring.k_scale, ring.v_scale) for ring in rings]
+    return [part for ring in parts for part in ring if part is not None]
 
 
-def cases(ops: Backend, name: str = "") -> list[Case]:
-    """The device stages on `ops`."""
+def of_lane(ops: Backend, lane: int, parts: list[Any]) -> list[np.ndarray]:
+    return [ops.fetch(part[lane : lane + 1]).wait() for part in parts]
+
+
+def cases(
+    ops: Backend, name: str = "", *, tokens: int = 60, encoder_atol: float = ENCODER_ATOL,
+    adapter_atol: float = ADAPTER_ATOL,
+) -> list[Case]:  # fmt: skip
+    """The device stages on `ops`, which hear at most so many tokens."""
+    make = (
+        lambda: Encoder(MEL, checkpoint(), ops),
+        lambda: Adapter(FRAMES, checkpoint(), ops),
+        lambda: Decoder(JOINED, checkpoint(), ops, delay_ms=80, blank_patience=3),
+    )
+    mel, frames = features(8 * tokens, 128, quiet=-0.625), features(4 * tokens, TINY.encoder.dim)
+    joined = features(tokens, TINY.decoder.dim)
+    lane_of = partial(encoder_lane, ops), partial(decoder_lane, ops)
+    device: dict[str, Any] = {"put": ops.upload, "get": lambda tensor: ops.fetch(tensor).wait()}
     return [
-        Case(
-            f"encoder{name}", lambda: Encoder(MEL, checkpoint(), ops), features(8 * 40, 128, quiet=-0.625),
-            atol=ENCODER_ATOL, lane_of=encoder_lane,
-        ),
-        Case(
-            f"adapter{name}", lambda: Adapter(FRAMES, checkpoint(), ops), features(4 * 12, TINY.encoder.dim),
-            atol=ADAPTER_ATOL, lane_of=lambda state, lane: (),
-        ),
-        Case(
-            f"decoder{name}", lambda: Decoder(JOINED, checkpoint(), ops, delay_ms=80, blank_patience=3),
-            features(60, TINY.decoder.dim), lane_of=decoder_lane,
-        ),
-    ]  # fmt: skip
+        Case(f"encoder{name}", make[0], mel, encoder_atol, lane_of=lane_of[0], **device),
+        Case(f"adapter{name}", make[1], frames, adapter_atol, lane_of=lambda state, lane: (), **device),
+        Case(f"decoder{name}", make[2], joined, lane_of=lane_of[1], **device),
+    ]
 
 
 TEXT = Case("text", lambda: Detokenizer(TOKENS, checkpoint()), tokens(40, TINY.decoder.vocab).map(np.ravel))
