@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from kernels import Backend
+from kernels.cuda import source
 
 ROOT = Path(__file__).parent.parent
 FLOORS = {"kernels": 0, "stages": 1, "pipeline": 2, "graphs": 2, "examples": 3, "tests": 3}
@@ -33,10 +34,12 @@ DOORS = {  # library -> the only files of the packages that may import it; numpy
     "soundfile": {"pipeline/ends/file.py"},
     "soxr": {"stages/audio/resample.py"},
     "threadpoolctl": {"pipeline/tools/machine.py"},
+    "torch": {"pipeline/tools/card_peers.py"},
+    "transformers": {"pipeline/tools/card_peers.py"},
     "whisper_normalizer": {"pipeline/tools/score.py"},
     "yaml": {"pipeline/tree.py"},
 }
-NOT_DECLARED = {"threadpoolctl"}  # used where it happens to be installed
+NOT_DECLARED = {"threadpoolctl", "torch", "transformers"}  # used where they happen to be installed
 DECLARED_AS = {"yaml": {"pyyaml"}, "cupy": {"cupy_cuda12x", "cupy_cuda13x"}}  # where the names differ
 EXAMPLES = {"numpy", "reactivex"}  # what an example may ask for; those in examples/train ask for more
 NOT_A_STAGES_BUSINESS = {"asyncio", "multiprocessing", "random", "socket", "subprocess", "threading", "time"}
@@ -50,7 +53,9 @@ OPS = {  # what each of a backend's seven files defines, in this order
     "select": ("argmax", "nearest", "pick", "advance"),
 }
 MEMORY = ("zeros", "upload", "adopt", "fetch", "copy", "clear", "ring", "ring_bytes", "free_bytes", "capture")
+CUDA = [path for path in sorted((ROOT / "kernels/cuda").iterdir()) if path.suffix in (".cu", ".cuh")]
 EMPTY_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc"}
+MOST_COLUMNS = 120  # of a CUDA file: signatures are long there; ruff sees to Python
 MOST_LINES = 400  # a longer file says "long because" in its docstring
 MOST_FUNCTION_LINES = 50  # its docstring not counted
 
@@ -125,6 +130,11 @@ def signed(op: str) -> list[str]:
     """The argument names of `op` in the contract."""
     code = getattr(Backend, op).__code__
     return list(code.co_varnames[1 : code.co_argcount])
+
+
+def cuda_code(path: Path) -> str:
+    """A CUDA file without its comments."""
+    return re.sub(r"//.*", "", path.read_text(encoding="utf-8"))
 
 
 def backends() -> list[Path]:
@@ -258,6 +268,37 @@ def test_the_reference_has_every_op_in_the_same_order() -> None:
         named = [argument for argument in signed(op) if argument not in ("out", "ring")]
         missing = [argument for argument in named if argument not in found[op]]
         assert not missing, f"reference.{op} calls {missing} something else"
+
+
+def test_every_cuda_file_is_built_by_the_gates() -> None:
+    assert {path.stem for path in CUDA if path.suffix == ".cu"} == set(source.FILES)
+
+
+@pytest.mark.parametrize("path", CUDA, ids=lambda path: path.name)
+def test_cuda_files_open_with_what_they_compute_and_stay_short(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("// ")
+    assert len(lines) <= MOST_LINES
+    assert not [f"{path.name}:{n}" for n, line in enumerate(lines, 1) if len(line) > MOST_COLUMNS]
+
+
+@pytest.mark.parametrize("path", CUDA, ids=lambda path: path.name)
+def test_inline_assembly_stands_in_one_file(path: Path) -> None:
+    words = set(re.findall(r"\w+", cuda_code(path)))
+    assert path.name == "primitives.cuh" or not words & {"asm", "__asm__"}
+
+
+@pytest.mark.parametrize("path", CUDA, ids=lambda path: path.name)
+def test_every_kernel_states_its_registers_and_a_block_of_whole_warps(path: Path) -> None:
+    """Tools read these two lines: the gates of the compiler and the emulator."""
+    kernels = cuda_code(path).count("__global__")
+    if path.suffix == ".cuh":
+        assert not kernels, "kernels stand in .cu files"
+    else:
+        assert kernels == len(source.kernels(path.stem)) > 0
+        blocks = re.findall(r"__global__ void\s+__launch_bounds__\((\d+)[,)]", cuda_code(path))
+        assert len(blocks) == kernels
+        assert not [block for block in blocks if int(block) % 32 or not 32 <= int(block) <= 1024]
 
 
 def test_no_backend_leans_on_the_reference() -> None:

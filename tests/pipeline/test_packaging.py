@@ -148,6 +148,7 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == set(PACKAGES)
     assert {"graphs/file.yaml", "graphs/audio/default.flac", "stages/py.typed"} <= names
     assert any(name.startswith("graphs/models/small-voxtral/") for name in names)
+    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "kernels").rglob("*.cu*")} <= names
     assert {Path(name).name for name in names if "/licenses/" in name} == {"LICENSE", "NOTICE"}
     assert wheel.stat().st_size < MOST_WHEEL_BYTES
 
