@@ -11,17 +11,19 @@ from kernels.cuda.device import Device
 from kernels.errors import ShapeError
 
 VECTOR_BYTES = 16
-BLOCKS_EACH = 4  # of 512 threads, per processor: full on every architecture, 64 bytes of each thread in flight
+BLOCKS_EACH = 4  # of 512 threads, per processor: as many as any has room for, each with 64 bytes in flight
 READERS, WRITERS = 512, 256  # threads of a block
 EMPTY = {0: (0, 0), 4: (2, 2), 10: (6, 4)}  # arguments of the empty kernels: pointers and numbers among them
-MASKS = {  # dtype -> (mask, set) for a word of random bits: floats are -1 to -0.5 or 0.5 to 1, integers anything
+ANY = (0xFFFFFFFF, 0)
+MASKS = {  # dtype -> (mask, set) of a word of random bits, so that floats are 0.5 to 1 in size
     np.dtype(np.float32): (0x807FFFFF, 0x3F000000),
     np.dtype(np.float16): (0x83FF83FF, 0x38003800),
+    np.dtype(np.uint16): (0x807F807F, 0x3F003F00),  # the bits of bf16
 }
 
 
 def read(found: Any, x: Any, *, device: Device) -> None:
-    """found [blocks] u32 = exclusive ors of parts of x, which is read once; `read_blocks` says how many parts.
+    """found [blocks] u32 = exclusive ors of parts of x, which is read once; `read_blocks` says how many.
 
     Raises
     ------
@@ -46,14 +48,19 @@ def copy(out: Any, x: Any, *, device: Device) -> None:
 
 
 def random(out: Any, seed: int, *, device: Device) -> None:
-    """Fill `out` with bits that depend on `seed`, and for f32 and f16 are floats between 0.5 and 1 in size."""
+    """Fill `out` with bits that depend on `seed`: as floats (f32, f16, bf16 as u16) 0.5 to 1 in size.
+
+    Raises
+    ------
+    ShapeError   unless `out` is a whole number of 4 bytes
+    """
     if out.nbytes % 4:
         raise ShapeError(f"random: expected whole words of 4 bytes, got {out.nbytes} bytes")
-    mask, ones = MASKS.get(np.dtype(out.dtype), (0xFFFFFFFF, 0))
-    words = out.nbytes // 4
-    grid = (max(1, min(-(-words // WRITERS), 8 * read_blocks(device))),)
-    numbers = (np.uint64(words), np.uint32(seed), np.uint32(mask), np.uint32(ones))
-    device.kernel("probe", "random_words")(grid, (WRITERS,), (out, *numbers))
+    mask, ones = MASKS.get(np.dtype(out.dtype), ANY)
+    words = out.reshape(-1).view(np.uint32)
+    grid = (max(1, min(-(-words.size // WRITERS), 8 * read_blocks(device))),)
+    numbers = (np.uint64(words.size), np.uint32(seed), np.uint32(mask), np.uint32(ones))
+    device.kernel("probe", "random_words")(grid, (WRITERS,), (words, *numbers))
 
 
 def nothing(arguments: int, *, device: Device) -> Callable[[], None]:

@@ -132,7 +132,7 @@ def random_weights(like: str, out: str | Path, seed: int = 0, progress: Progress
     config = _config_like(like)
     rows = list(tensor_table(config).values())
     seeded = zip(rows, np.random.SeedSequence(seed).spawn(len(rows)), strict=True)
-    pieces = [_random_piece(row, kind_for(out, row, kind), own) for row, own in seeded]
+    pieces = [random_piece(row, kind_for(out, row, kind), own) for row, own in seeded]
     check_folder(out, config)
     write_weights(out, pieces, config, progress)
     tekken = json.dumps(made_up_tekken(config.decoder.vocab)).encode()
@@ -192,7 +192,8 @@ def _config_like(like: str) -> Config:
     return load_config(like)
 
 
-def _random_piece(row: Row, kind: str, seed: np.random.SeedSequence) -> Piece:
+def random_piece(row: Row, kind: str, seed: np.random.SeedSequence) -> Piece:
+    """A tensor as `random_weights` fills it."""
     if len(row.shape) == 1:
         value = np.float32(0 if row.name.endswith("bias") else 1)
         return Piece(row.mistral, kind, row.shape, lambda: [pack(np.full(row.shape, value), kind)])
