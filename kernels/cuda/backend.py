@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -14,8 +14,9 @@ from kernels.errors import KernelError, ShapeError
 from kernels.tensor import Pending, QuantTensor, Ring, Tensor
 
 DTYPES = {"f32": np.float32, "f16": np.float16, "i32": np.int32}
-KV = ("f16", "q8")  # what keys and values may be kept as
-LAYOUTS = ("fragment", "rows")
+Kv = Literal["f16", "q8"]  # what keys and values may be kept as
+Layout = Literal["fragment", "rows"]
+KV, LAYOUTS = get_args(Kv), get_args(Layout)
 
 
 class Cuda:
@@ -35,7 +36,7 @@ class Cuda:
 
     name = "cuda"
 
-    def __init__(self, device: Device | None = None, *, kv: str = "f16", layout: str = "fragment"):
+    def __init__(self, device: Device | None = None, *, kv: Kv = "f16", layout: Layout = "fragment"):
         if kv not in KV:
             raise KernelError(f"cuda: kv is one of {', '.join(KV)}, found {kv!r}")
         if layout not in LAYOUTS:
@@ -72,6 +73,8 @@ class Cuda:
         return self.device.fetch(tensor)
 
     def copy(self, tensor: Any, out: Any | None = None) -> Any:
+        if out is not None and (out.shape != tensor.shape or out.dtype != tensor.dtype):
+            raise ShapeError(f"copy: {tensor.dtype} {tensor.shape} does not fit {out.dtype} {out.shape}")
         return self.device.copy(tensor, out)
 
     def clear(self, tensor: Any, lane: int) -> None:
