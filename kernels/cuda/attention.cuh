@@ -1,0 +1,134 @@
+// What every attention kernel shares: which keys a tile of queries sees, how the kept ones are read, and how what
+// several blocks found becomes one answer.
+//
+// R = G * T queries read the stream of one key head: T items, G = H / K heads each; query r is item r / G, head r % G
+// of its group. A block takes a tile of them (grid.x: K * tiles) and one of S ranges of keys (grid.y) in one lane
+// (grid.z). Positions are counted from the oldest one that the tile sees, so that they stay small for ever.
+#pragma once
+#include "select.cuh"
+
+constexpr float LOWEST = -1e30f;  // where a maximum starts: below any score, and its difference to one is finite
+constexpr float LOG2_E = 1.44269504088896340736f;  // scores are kept as powers of two
+constexpr int LEAST_KEYS = 64;    // per split; fewer would leave loads too few to hide how long each takes
+
+// What a query scores where it may not look. Not a constant: 1 / 0 is none to this compiler.
+#define NOTHING __uint_as_float(0xff800000u)
+
+struct Tile {
+  int head, heads;   // key head, and of how many
+  int first, rows;   // its queries
+  int own;           // position of item 0; negative where the lane is shorter than the step
+  int seen, start;   // how many positions its queries see together, and the slot of the first
+  int keys, live;    // positions per split, and how many splits have any (at least one, which then writes zeros)
+};
+
+template <int ROWS, int GRAIN>
+__device__ __forceinline__ Tile tile_of(int count, int items, int group, int capacity, int window, int splits) {
+  Tile tile;
+  const int all = items * group, tiles = (all + ROWS - 1) / ROWS;
+  tile.heads = gridDim.x / tiles;
+  tile.head = blockIdx.x / tiles;
+  tile.first = blockIdx.x % tiles * ROWS;
+  tile.rows = min(ROWS, all - tile.first);
+  const int oldest = max(0, count - items + tile.first / group - window + 1);
+  tile.own = count - items - oldest;
+  tile.seen = max(0, tile.own + (tile.first + tile.rows - 1) / group + 1);
+  tile.start = oldest % capacity;
+  const int even = max((tile.seen + splits - 1) / splits, LEAST_KEYS);
+  tile.keys = (even + GRAIN - 1) / GRAIN * GRAIN;
+  tile.live = max(1, (tile.seen + tile.keys - 1) / tile.keys);
+  return tile;
+}
+
+__device__ __forceinline__ bool sees(int own, int at, int window) { return (unsigned)(own - at) < (unsigned)window; }
+
+// Where query `row` of the key head lies in q and out [B, T, H, D], in heads.
+__device__ __forceinline__ size_t head_of(const Tile& tile, int row, int items, int group) {
+  return ((size_t)blockIdx.z * items + row / group) * tile.heads * group + tile.head * group + row % group;
+}
+
+// --- what is kept: halves, or signed bytes that are worth one step per slot
+
+__device__ __forceinline__ uint4 eight(const half* kept) { return *(const uint4*)kept; }
+__device__ __forceinline__ uint2 eight(const signed char* kept) { return *(const uint2*)kept; }
+
+__device__ __forceinline__ void unpack(float* x, unsigned two) {
+  x[0] = __half2float(__ushort_as_half((unsigned short)two));
+  x[1] = __half2float(__ushort_as_half((unsigned short)(two >> 16)));
+}
+
+__device__ __forceinline__ void unpack(float (&x)[8], uint4 bits) {
+  unpack(x, bits.x);
+  unpack(x + 2, bits.y);
+  unpack(x + 4, bits.z);
+  unpack(x + 6, bits.w);
+}
+
+// A byte in the last place of 2^23 is that integer as a float: no conversion, which would run at a quarter of the rate.
+__device__ __forceinline__ void unpack(float (&x)[8], uint2 bits) {
+  const unsigned low = bits.x ^ 0x80808080u, high = bits.y ^ 0x80808080u;  // -128 .. 127 becomes 0 .. 255
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    x[i] = __uint_as_float(0x4b000000u | (low >> 8 * i & 255u)) - 8388736.f;
+    x[i + 4] = __uint_as_float(0x4b000000u | (high >> 8 * i & 255u)) - 8388736.f;
+  }
+}
+
+__device__ __forceinline__ float value_of(half kept) { return __half2float(kept); }
+__device__ __forceinline__ float value_of(signed char kept) { return kept; }
+
+// What a step is worth: halves have none, and it costs them nothing.
+struct One {};
+__device__ __forceinline__ One step_of(const half*, const half*, size_t) { return {}; }
+__device__ __forceinline__ half step_of(const signed char*, const half* scale, size_t slot) { return scale[slot]; }
+__device__ __forceinline__ float worth(One) { return 1.f; }
+__device__ __forceinline__ float worth(half step) { return __half2float(step); }
+
+// Halves end at 65504. What lies beyond stays there and finite; what is not a number stays none.
+__device__ __forceinline__ float within_half(float x) { return fabsf(x) > 65504.f ? copysignf(65504.f, x) : x; }
+__device__ __forceinline__ half2 kept_halves(float x, float y) {
+  return __floats2half2_rn(within_half(x), within_half(y));
+}
+
+__device__ __forceinline__ unsigned word_of(half2 two) { return *(const unsigned*)&two; }
+
+// --- splits become one: each query left (largest score, sum of exp2(score - largest)) in sums [B, K, S, R] and
+// the sum of exp2(score - largest) * value in parts [B, K, S, R, D]
+
+__device__ __forceinline__ size_t part_of(const Tile& tile, int split, int row, int rows, int splits) {
+  return ((((size_t)blockIdx.z * tile.heads + tile.head) * splits) + split) * rows + row;
+}
+
+// Columns d .. d + 3 of the answer of one query, whose splits lie at `part`, part + rows, ...; zeros if none saw a key.
+__device__ __forceinline__ float4 gather(const float2* sums, const float* parts, size_t part, int rows, int live,
+                                         int width, int d) {
+  float most = LOWEST, sum = 0.f;
+  float4 mix = make_float4(0.f, 0.f, 0.f, 0.f);
+#pragma unroll 8
+  for (int split = 0; split < live; ++split, part += rows) {
+    const float2 one = sums[part];
+    const float4 o = *(const float4*)(parts + part * width + d);
+    const float top = fmaxf(most, one.x), keep = exp2f(most - top), gain = exp2f(one.x - top);
+    most = top;
+    sum = sum * keep + one.y * gain;
+    mix.x = mix.x * keep + o.x * gain;
+    mix.y = mix.y * keep + o.y * gain;
+    mix.z = mix.z * keep + o.z * gain;
+    mix.w = mix.w * keep + o.w * gain;
+  }
+  const float inverse = sum > 0.f ? 1.f / sum : 0.f;
+  return make_float4(mix.x * inverse, mix.y * inverse, mix.z * inverse, mix.w * inverse);
+}
+
+// The last block of a tile to come here gathers what all of them left; `tickets` [B, K * tiles] are 0 in between.
+template <int D>
+__device__ __forceinline__ void finish(float* out, unsigned* tickets, const float2* sums, const float* parts,
+                                       const Tile& tile, int items, int group) {
+  if (!last_to_come(tickets + (size_t)blockIdx.z * gridDim.x + blockIdx.x, tile.live)) return;
+  const int all = items * group;
+  for (int i = threadIdx.x; i < tile.rows * (D / 4); i += blockDim.x) {
+    const int row = tile.first + i / (D / 4), d = i % (D / 4) * 4;
+    const size_t part = part_of(tile, 0, row, all, gridDim.y);
+    *(float4*)(out + head_of(tile, row, items, group) * D + d) = gather(sums, parts, part, all, tile.live, D, d);
+  }
+}
