@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from inspect import signature
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +18,10 @@ import numpy as np
 from kernels.errors import BackendMissing
 from kernels.tensor import Pending, QuantTensor, Ring, Tensor
 
-BACKENDS = {"portable": "kernels.portable.backend:Portable"}  # best last; "auto" tries them from the end
+BACKENDS = {  # best last; "auto" tries them from the end
+    "portable": "kernels.portable.backend:Portable",
+    "cuda": "kernels.cuda.backend:Cuda",
+}
 
 
 class Backend(Protocol):
@@ -176,7 +180,7 @@ class Backend(Protocol):
 
 
 def open_backend(name: str = "auto", **options: Any) -> Backend:
-    """The backend called `name`, or with "auto" the best one that opens.
+    """The backend called `name`, or with "auto" the best one that opens and takes the options given.
 
     Raises
     ------
@@ -187,8 +191,12 @@ def open_backend(name: str = "auto", **options: Any) -> Backend:
     reasons = []
     for candidate in reversed(BACKENDS) if name == "auto" else [name]:
         module, attribute = BACKENDS[candidate].split(":")
+        kind = getattr(import_module(module), attribute)
+        if unknown := sorted(options.keys() - signature(kind).parameters.keys()):
+            reasons.append(f"{candidate}: has no option {', '.join(unknown)}")
+            continue
         try:
-            return getattr(import_module(module), attribute)(**options)
+            return kind(**options)
         except BackendMissing as reason:
             reasons.append(f"{candidate}: {reason}")
     raise BackendMissing("\n".join(reasons))

@@ -90,7 +90,7 @@ def build(
     needs = {node.name: injected(find_stage(node.stage)) for node in graph.nodes}
     checkpoints = _checkpoints(graph, needs)
     if backend is None and any("backend" in names for names in needs.values()):
-        backend = open_backend(graph.backend)
+        backend = open_backend(graph.backend, **graph.backend_options)
     made: dict[str, Stage[Any]] = {}
     clock = pcm(graph.clock or 16_000)
     for node in graph.nodes:

@@ -8,7 +8,8 @@ use: voxtral.yaml               the chain of another file; a list makes each a b
 source: {file: {path: a.wav}}   one end
 sink: {lines: {}}               the other; or sinks: [...]
 params: {delay: {type: duration, default: 480ms}}    $delay stands for it; ${NAME:-default}: environment
-weights, backend, clock, lanes: {count: 4, wait: 20ms}
+weights, clock, lanes: {count: 4, wait: 20ms}
+backend: cuda                   or auto, the best that opens; or {name: cuda, kv: q8}, with options of its own
 ```
 
 Relative paths that are read (weights, a source's files) are taken from the current folder, else from beside
@@ -24,8 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kernels.backend import BACKENDS
-from pipeline import overrides
+from pipeline import backends, overrides
 from pipeline.catalog import find
 from pipeline.complaints import Complaints, Mark, hint, quoted
 from pipeline.drafts import Draft
@@ -33,13 +33,12 @@ from pipeline.errors import GraphError
 from pipeline.options import Option, convert, options_of
 from pipeline.params import Param, resolve
 from pipeline.parts import Part, Reader, graphs_folder, installed
-from pipeline.tree import Leaf, Tree, loose
+from pipeline.tree import Leaf, Table, Tree, describe, loose
 
 MOST_LANES = 4096
 NOWHERE = Leaf(None, "", Mark(""))
 PATHS = frozenset({"path", "files"})  # options of a source that name something to read
 CLOCK = Option("clock", "clock", (int,), unit="Hz")
-BACKEND = Option("backend", "backend", (), ("auto", *BACKENDS))
 LANES = {
     "count": Option("count", "count", (int,)),
     "wait": Option("wait", "wait_ms", (float,), unit="ms"),
@@ -101,6 +100,7 @@ class Graph:
     sinks: tuple[End, ...]
     weights: str | None
     backend: str
+    backend_options: dict[str, Any]
     lanes: LaneOptions
     params: dict[str, Param]
     mark: Mark
@@ -179,20 +179,21 @@ def _graph(
 ) -> Graph:  # fmt: skip
     known = {*part.params, "weights", "backend"}
     for given in params or {}:
-        if given not in part.params and given in known:
+        if given == "backend" or (given not in part.params and given in known):
             overrides.set_word(given, loose((params or {})[given], _option_mark(given)), part, complaints)
         elif given not in known and (part.nodes or not complaints):
             cure = hint(given, known, "it has")
             complaints.add(_option_mark(given), f"this graph has no such parameter{cure}")
     overrides.apply(sets, part, complaints)
     check = _Check(complaints, allow_import)
+    backend, backend_options = check.backend(part)
     graph = Graph(
         name, path, check.one(CLOCK, part.clock, None),
         tuple(check.node(draft, part.weights) for draft in part.nodes),
         check.end("source", part.source) if part.source else None,
         tuple(check.end("sink", draft) for draft in part.sinks),
-        part.weights.text if part.weights else None, check.one(BACKEND, part.backend, "auto"),
-        check.lanes(part), part.params, Mark(str(path) if path else name, 1, 1),
+        part.weights.text if part.weights else None, backend, backend_options, check.lanes(part), part.params,
+        Mark(str(path) if path else name, 1, 1),
     )  # fmt: skip
     complaints.settle()
     return graph
@@ -221,6 +222,26 @@ class _Check:
         except GraphError as fault:
             self.complaints.add(leaf.mark, f"{option.name}: {fault}")
             return default
+
+    def backend(self, part: Part) -> tuple[str, dict[str, Any]]:
+        """Its name and its options."""
+        if not isinstance(part.backend, Table):
+            return self.one(backends.NAME, part.backend, backends.AUTO), {}
+        given = {key.text: (key, value) for key, value in part.backend.entries}
+        _, name = given.pop("name", (NOWHERE, None))
+        if name is not None and not isinstance(name, Leaf):
+            self.complaints.add(name.mark, f"backend: expected {backends.NAME.wants}, found {describe(name)}")
+            return backends.AUTO, {}
+        before = len(self.complaints)
+        chosen = self.one(backends.NAME, name, backends.AUTO)
+        if len(self.complaints) > before or not given:  # of a misspelt backend nothing is known
+            return chosen, {}
+        known = backends.options_of_backend(chosen)
+        for option in [option for option in given if option not in known and backends.takers(option)]:
+            key, _ = given.pop(option)
+            others = " and ".join(backends.takers(option))
+            self.complaints.add(key.mark, f"{chosen} has no option {quoted(option)}; {others} has")
+        return chosen, self._values("backend" if chosen == backends.AUTO else chosen, known, given)
 
     def lanes(self, part: Part) -> LaneOptions:
         if part.lanes is None:

@@ -7,7 +7,9 @@ source.file.path=a.wav     an option of the source; naming another kind than the
 sink.jsonl.path=out        an option of a sink, by its name; where the graph has at most one sink, another
                            kind replaces it in the same way
 source=mic sink=lines      the kind alone
-weights=a.gguf backend=portable lanes.count=4 lanes.wait=20ms
+backend.kv=q8              an option of the backend; backend=portable names another one, and keeps none of the
+                           old one's options, unless the old one was auto
+weights=a.gguf lanes.count=4 lanes.wait=20ms
 ```
 
 A value is a plain YAML scalar with its unit, or text.
@@ -17,11 +19,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pipeline.backends import AUTO
 from pipeline.catalog import SINKS, SOURCES
 from pipeline.complaints import Complaints, Mark, hint, quoted
 from pipeline.drafts import Draft
 from pipeline.parts import Part
-from pipeline.tree import Leaf, Table, loose
+from pipeline.tree import Leaf, Table, Tree, loose
 
 WORDS = ("weights", "backend", "source", "sink")
 
@@ -42,6 +45,8 @@ def _one(written: str, part: Part, complaints: Complaints) -> None:
     value, (head, dot, rest) = loose(text, mark), target.partition(".")
     if target in WORDS:
         set_word(target, value, part, complaints)
+    elif head == "backend" and dot:
+        part.backend = Table((*_kept(part.backend, rest), (Leaf(rest, rest, mark), value)), mark)
     elif head == "lanes" and dot:
         entries = part.lanes.entries if part.lanes else ()
         kept = tuple(entry for entry in entries if entry[0].text != rest)
@@ -59,9 +64,19 @@ def set_word(word: str, value: Leaf, part: Part, complaints: Complaints) -> None
         for node in part.nodes:
             node.weights = value
     elif word == "backend":
-        part.backend = value
+        old = next((name for key, name in _kept(part.backend) if key.text == "name"), None)
+        stays = old is None or (isinstance(old, Leaf) and old.text in (value.text, AUTO))
+        options = _kept(part.backend, "name") if stays else ()
+        part.backend = Table(((Leaf("name", "name", value.mark), value), *options), value.mark)
     else:
         _switch(word, value.text, value.mark, part, complaints)
+
+
+def _kept(backend: Leaf | Table | None, without: str = "") -> tuple[tuple[Leaf, Tree], ...]:
+    """What is said of the backend, as the entries of a mapping, without one."""
+    if isinstance(backend, Leaf):
+        backend = Table(((Leaf("name", "name", backend.mark), backend),), backend.mark)
+    return tuple(entry for entry in backend.entries if entry[0].text != without) if backend else ()
 
 
 def _end(kind: str, rest: str, value: Leaf, part: Part, complaints: Complaints) -> None:
@@ -113,5 +128,5 @@ def _node(target: str, value: Leaf, part: Part, complaints: Complaints) -> None:
     elif not dot:
         complaints.add(value.mark, "expected node.option=value, as in pad.left=1s")
     else:
-        cure = hint(name, [*known, "source", "sink", "lanes"], "nodes")
+        cure = hint(name, [*known, "source", "sink", "lanes", "backend"], "nodes")
         complaints.add(value.mark, f"no node is called {quoted(name)}{cure}")

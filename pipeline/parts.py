@@ -32,7 +32,7 @@ class Part:
     tails: list[str] = field(default_factory=list)
     clock: Leaf | None = None
     weights: Leaf | None = None
-    backend: Leaf | None = None
+    backend: Leaf | Table | None = None
     lanes: Table | None = None
     params: dict[str, Param] = field(default_factory=dict)
 
@@ -207,12 +207,16 @@ class _Assembly:
             node.weights = leaf
 
     def _scalars(self, body: Mapping[str, Tree]) -> None:
-        for key in ("clock", "backend"):
-            value = body.get(key)
-            if isinstance(value, Leaf):
-                setattr(self.part, key, value)
-            elif value is not None:
-                self.complaints.add(value.mark, f"{key} is one value, found {describe(value)}")
+        clock, backend = body.get("clock"), body.get("backend")
+        if isinstance(clock, Leaf):
+            self.part.clock = clock
+        elif clock is not None:
+            self.complaints.add(clock.mark, f"clock is one value, found {describe(clock)}")
+        if isinstance(backend, Leaf | Table):
+            self.part.backend = backend
+        elif backend is not None:
+            wanted = "a name, or {name: cuda, kv: q8}"
+            self.complaints.add(backend.mark, f"backend is {wanted}, found {describe(backend)}")
         lanes = body.get("lanes")
         if isinstance(lanes, Table):
             self.part.lanes = lanes

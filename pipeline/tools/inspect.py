@@ -7,6 +7,8 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+from kernels.backend import BACKENDS
+from pipeline.backends import backend_class, options_of_backend
 from pipeline.catalog import KINDS, find, names
 from pipeline.complaints import hint, quoted
 from pipeline.errors import GraphError
@@ -15,12 +17,13 @@ from pipeline.plugs import plug_summary
 from pipeline.units import show
 
 WIDTH = 100
-HEADINGS = {"stage": "stages", "source": "sources", "sink": "sinks"}
+BACKEND = "backend"
+HEADINGS = {"stage": "stages", "source": "sources", "sink": "sinks", BACKEND: "backends"}
 
 
 def listing() -> str:
-    """Every stage, source and sink with its first sentence."""
-    known = {kind: names(kind) for kind in KINDS}
+    """Every stage, source, sink and backend with its first sentence."""
+    known = _known()
     width = max(len(name) for found in known.values() for name in found)
     blocks = []
     for kind, heading in HEADINGS.items():
@@ -30,16 +33,17 @@ def listing() -> str:
 
 
 def explain(name: str) -> str:
-    """One of them in full; where a source and a sink share a name, both.
+    """One of them in full; where several share a name, as a source and a sink may, each.
 
     Raises
     ------
     GraphError   if nothing has that name
     """
-    found = [kind for kind in KINDS if name in names(kind)]
+    known = _known()
+    found = [kind for kind in known if name in known[kind]]
     if not found:
-        every = {known for kind in KINDS for known in names(kind)}
-        raise GraphError(f"no stage, source or sink is called {quoted(name)}{hint(name, every)}")
+        every = {one for names in known.values() for one in names}
+        raise GraphError(f"no stage, source, sink or backend is called {quoted(name)}{hint(name, every)}")
     return "\n\n".join("\n".join(_page(kind, name)) for kind in found)
 
 
@@ -52,8 +56,16 @@ def default_of(option: Option) -> str:
     return str(option.default)
 
 
+def _known() -> dict[str, list[str]]:
+    return {kind: list(names(kind)) for kind in KINDS} | {BACKEND: list(BACKENDS)}
+
+
+def _find(kind: str, name: str) -> type[Any]:
+    return backend_class(name) if kind == BACKEND else find(kind, name)
+
+
 def _page(kind: str, name: str) -> Iterator[str]:
-    cls = find(kind, name)
+    cls = _find(kind, name)
     yield f"{name}  ({kind}, {cls.__module__}:{cls.__qualname__})"
     yield ""
     yield from (f"  {line}".rstrip() for line in _body(cls).splitlines())
@@ -62,7 +74,7 @@ def _page(kind: str, name: str) -> Iterator[str]:
         yield ""
         yield f"  plugs: takes {takes} (hop {hop}), gives {gives} (hop {gives_hop})"
     yield ""
-    options = options_of(cls).values()
+    options = (options_of_backend(name) if kind == BACKEND else options_of(cls)).values()
     yield "  options:" if options else "  no options"
     for option in options:
         must = "required" if option.required else f"default {default_of(option)}"
@@ -78,6 +90,6 @@ def _body(cls: type[Any]) -> str:
 
 def _first_line(kind: str, name: str) -> str:
     try:
-        return (inspect.getdoc(find(kind, name)) or "").split("\n", 1)[0]
+        return (inspect.getdoc(_find(kind, name)) or "").split("\n", 1)[0]
     except GraphError as fault:  # an installed package's stage that does not load must not hide the others
         return f"({fault})"

@@ -10,6 +10,7 @@ import inspect
 import json
 from typing import Any
 
+from pipeline.backends import AUTO, options_of_backend
 from pipeline.catalog import KINDS, find, names
 from pipeline.options import NOUNS, Option, options_of
 from pipeline.params import KINDS as PARAM_TYPES
@@ -43,7 +44,7 @@ def graph_schema() -> Schema:
             "clock": {"anyOf": [{"type": "integer", "minimum": 1}, _quantity("Hz"), REFERENCE]},
             "params": {"type": "object", "additionalProperties": _param()},
             "weights": {"type": "string", "description": "a folder or a .gguf file"},
-            "backend": {"type": "string", "description": "auto, or one of those that doctor lists"},
+            "backend": _backend(),
             "chain": {"type": "array", "items": {"$ref": "#/$defs/stage"}},
             "source": {"$ref": "#/$defs/source"},
             "sink": sink,
@@ -59,6 +60,13 @@ def graph_schema() -> Schema:
         },
         "$defs": {kind: _entry(kind) for kind in KINDS},
     }
+
+
+def _backend() -> Schema:
+    name: Schema = {"type": "string", "description": "auto, or one of those that doctor lists"}
+    options = {key: _option(option) for key, option in options_of_backend(AUTO).items()}
+    with_options = {"type": "object", "additionalProperties": False, "properties": {"name": name, **options}}
+    return {"anyOf": [name, with_options]}
 
 
 def _use() -> Schema:

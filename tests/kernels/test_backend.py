@@ -27,3 +27,11 @@ def test_a_backend_has_every_verb_of_the_protocol(name):
 def test_an_unknown_backend_is_refused_with_the_known_names():
     with pytest.raises(BackendMissing, match=r"'tpu'.*portable"):
         open_backend("tpu")
+
+
+def test_auto_passes_over_what_does_not_take_the_options():
+    assert open_backend("auto", widen_bytes=0).name == "portable"
+    with pytest.raises(BackendMissing) as caught:
+        open_backend("auto", moon_phase=3)
+    reasons = str(caught.value).splitlines()
+    assert reasons == [f"{name}: has no option moon_phase" for name in reversed(BACKENDS)]

@@ -130,7 +130,7 @@ def test_the_overview_names_every_command_and_exit_code(cli):
         ("transcribe", "required: FILE"),
         ("transcribe a.wav --format docx", "argument --format: there is no 'docx'; there are: json, jsonl, "),
         ("transcribe a.wav -o ''", "output is a file, a folder or -, not nothing"),
-        ("inspect mell", "no stage, source or sink is called 'mell'; did you mean 'mel'?"),
+        ("inspect mell", "no stage, source, sink or backend is called 'mell'; did you mean 'mel'?"),
         ("doctor --jsn", "there is no option '--jsn'; did you mean '--json'?"),
         ("weights random --seed -1 x.gguf", "a seed is a whole number from 0, not -1"),
         ("weights random --like voxtral x.gguf", "'voxtral' should be one of voxtral-mini-4b"),
