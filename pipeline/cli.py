@@ -166,12 +166,7 @@ def _running(add: Callable) -> None:
     _graph_options(run)
     _transcribe(add)
     _evaluate(add)
-    bench = _command(
-        add, "bench", commands.bench, "measure speed: real-time factor, ms per step, latency", params=True
-    )
-    bench.add_argument("--seconds", type=float, default=20.0, help="audio per figure (default: 20)")
-    bench.add_argument("--json", action="store_true", help="print one JSON object")
-    _chain_of(bench, "decoder.context=2048")
+    _bench(add)
 
 
 def _transcribe(add: Callable) -> None:
@@ -203,6 +198,24 @@ def _evaluate(add: Callable) -> None:
         "--errors", action="store_true", help="list every recording with errors, on standard error"
     )
     _chain_of(evaluate)
+
+
+def _bench(add: Callable) -> None:
+    bench = _command(
+        add, "bench", commands.bench, "measure speed: real-time factor, ms per step, latency", params=True
+    )
+    bench.add_argument("--seconds", type=float, default=20.0, help="audio per figure (default: 20)")
+    bench.add_argument("--kernels", action=argparse.BooleanOptionalAction,
+                       help="also measure the GPU, its kernels and the steps of a model of real size, beside "
+                            "what else is installed (default: where the backend is cuda)")  # fmt: skip
+    bench.add_argument("--budget", type=float, default=540.0, metavar="SECONDS",
+                       help="begin no figure of the GPU after this long (default: 540)")  # fmt: skip
+    bench.add_argument(
+        "--record", action="store_true", help="put the GPU's figures into the BENCHMARKS.md of this folder"
+    )
+    bench.add_argument("--json", action="store_true", help="print one JSON object")
+    bench.add_argument("--markdown", action="store_true", help="print Markdown, as in BENCHMARKS.md")
+    _chain_of(bench, "decoder.context=2048")
 
 
 GRAPH = "a YAML file, or the name of one that ships"

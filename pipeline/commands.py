@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,11 +75,25 @@ def evaluate(arguments: Namespace) -> int:
 
 
 def bench(arguments: Namespace) -> int:
+    from pipeline.tools import card_bench
     from pipeline.tools.bench import bench_graph
 
+    started = time.perf_counter()
+    if arguments.json and arguments.markdown:
+        raise GraphError("bench: expected --json or --markdown, found both")
     graph = load(arguments, arguments.graph)
+    kernels = card_bench.wanted(arguments.kernels, arguments.record, arguments.budget)
     result = bench_graph(graph, seconds=arguments.seconds)
-    show(json.dumps(result.as_json(), indent=1) if arguments.json else result.table())
+    card = None
+    if kernels or (kernels is None and result.backend == "cuda"):
+        spent_s = time.perf_counter() - started
+        card = card_bench.bench_gpu(arguments.budget - spent_s, record_it=arguments.record)
+    if arguments.json:
+        show(json.dumps(result.as_json() | ({"cuda": card.as_json()} if card else {}), indent=1))
+        return 0
+    show(result.markdown() if arguments.markdown else result.table())
+    if card:
+        show(f"\n{card_bench.markdown(card)}")
     return 0
 
 

@@ -64,6 +64,11 @@ The manifest is text in UTF-8, its columns parted by tabs, the first line naming
 examples:
   python -m pipeline bench
   python -m pipeline bench --seconds 60 --weights voxtral-q4.gguf --json
+  python -m pipeline bench --backend cuda             under 10 minutes: the model's figures, then the GPU's
+  python -m pipeline bench --backend cuda --record    the same, into BENCHMARKS.md as well
+
+On a GPU no weights are needed for the figures of the real size: random ones are made there. torch and
+transformers are measured beside ours where they are installed; what is left out is said, and why.
 """
     + PARAMS,
     "validate": """\

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels import open_backend
+from kernels import Backend, open_backend
 from pipeline.build import Plan, build
 from pipeline.ends.memory import Memory, MemorySource
 from pipeline.engine import Engine
@@ -63,9 +63,10 @@ def bench_graph(graph: Graph, seconds: float = 20.0) -> Bench:
         counts = LANES if live.rtf * live.seconds < PATIENCE_S else ()
         lanes_ms = {n: measure_lanes(plan, short, n) if fits(plan, n) else None for n in counts}
         report(4, 5)
-        floors = measure_floors(checkpoint, open_backend(plan.backend.name))
+        fresh = open_backend(plan.backend.name, **graph.backend_options)
+        floors = measure_floors(checkpoint, fresh)
     return Bench(
-        machine=machine.describe_machine(),
+        machine=machine.describe_machine() | gpu(plan.backend),
         backend=plan.backend.name,
         weights=about_weights(checkpoint),
         clip=clip,
@@ -150,8 +151,15 @@ def ticking(plan: Plan, clip: Clip, sinks: Sequence[Memory], metrics: Metrics) -
 
 def fits(plan: Plan, lanes: int) -> bool:
     """Whether the windows of `lanes` speakers fit the memory that is free."""
-    room = machine.memory_available()
+    room = plan.backend.free_bytes() if plan.backend else None
+    room = machine.memory_available() if room is None else room
     return room is None or lanes * plan.lane_bytes < room
+
+
+def gpu(backend: Backend) -> dict[str, str]:
+    """Which GPU the backend runs on, if it does."""
+    device = getattr(backend, "device", None)
+    return {} if device is None else {"gpu": device.name}
 
 
 def about_weights(checkpoint: Checkpoint) -> dict[str, Any]:

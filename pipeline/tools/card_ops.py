@@ -10,11 +10,12 @@ import numpy as np
 
 from kernels import Ring, quant
 from kernels.cuda import probe
-from kernels.cuda.backend import KV, Cuda
-from pipeline.tools.card_clock import Timing
+from kernels.cuda.backend import Cuda, Layout
+from kernels.cuda.device import Device
+from pipeline.tools.card_clock import Effort, Stopwatch, Timing
 from pipeline.tools.card_figures import COPIED, READ, Place
 from pipeline.tools.card_peers import SDPA, Peers, Product
-from pipeline.tools.card_run import CardRun
+from pipeline.tools.card_run import KV, CardRun, Sweep
 from stages.voxtral.config import Config, Tower
 
 ROWS_LAYOUT_UP_TO = 4  # rows of x, beyond which the layout by rows goes through f16
@@ -23,17 +24,20 @@ SEED = 5
 READS, COPIES = 4, 4  # in one recording
 
 
+def read_speed(ops: Cuda) -> float:
+    """Bytes a second that the GPU reads from its own memory."""
+    nbytes = _most(ops.device, Sweep().read_bytes)
+    x = ops.device.zeros((nbytes // 4,), np.uint32)
+    return nbytes * READS / Stopwatch(Effort(samples=3)).recorded(ops, _reading(ops.device, x)).seconds
+
+
 def measure_memory(run: CardRun) -> None:
     """How fast memory is read, and read and written."""
     device = run.ops.device
-    nbytes = min(run.sweep.read_bytes, device.free_bytes() // 4) // 16 * 16
+    nbytes = _most(device, run.sweep.read_bytes)
     x, out = (device.empty((nbytes // 4,), np.uint32) for _ in range(2))
-    found = device.empty((probe.read_blocks(device),), np.uint32)
     probe.random(x, SEED, device=device)
-
-    def reads() -> None:
-        for _ in range(READS):
-            probe.read(found, x, device=device)
+    reads = _reading(device, x)
 
     def copies() -> None:
         for _ in range(COPIES):
@@ -42,6 +46,21 @@ def measure_memory(run: CardRun) -> None:
     place = Place("memory", "1 GiB" if nbytes == 1 << 30 else f"{nbytes} bytes")
     run.take(place, READ, lambda: run.watch.recorded(run.ops, reads) / READS, nbytes=nbytes)
     run.take(place, COPIED, lambda: run.watch.recorded(run.ops, copies) / COPIES, nbytes=2 * nbytes)
+
+
+def _most(device: Device, nbytes: int) -> int:
+    """As many bytes, if they and a copy fit easily, in whole vectors."""
+    return min(nbytes, device.free_bytes() // 4) // 16 * 16
+
+
+def _reading(device: Device, x: Any) -> Callable[[], None]:
+    found = device.empty((probe.read_blocks(device),), np.uint32)
+
+    def reads() -> None:
+        for _ in range(READS):
+            probe.read(found, x, device=device)
+
+    return reads
 
 
 def measure_launches(run: CardRun) -> None:
@@ -96,7 +115,7 @@ def measure_products(run: CardRun, peers: Peers) -> None:
                     run.take(place, variant, partial(multiply, rows), nbytes=moved)
 
 
-def _multiplied(run: CardRun, layout: str, kind: str, outputs: int, inputs: int) -> Product:
+def _multiplied(run: CardRun, layout: Layout, kind: str, outputs: int, inputs: int) -> Product:
     """Our own product; the matrices, as many as fill the pool, are made when it is first taken."""
     ops = run.variant(layout=layout)
 

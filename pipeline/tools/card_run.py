@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import get_args
 
 from kernels import DeviceLost, KernelError
-from kernels.cuda.backend import Cuda
+from kernels.cuda.backend import Cuda, Kv, Layout
 from pipeline.errors import PipelineError
 from pipeline.progress import say
 from pipeline.tools.card_clock import Stopwatch, Timing
@@ -15,6 +16,8 @@ from pipeline.tools.card_figures import Error, Figure, Place
 from pipeline.tools.machine import size
 from stages.voxtral.config import OFFICIAL, Config
 
+KV: tuple[Kv, ...] = get_args(Kv)
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 TIME_UP = "the time was up; a larger --budget takes it too"
 SPARE = 1.1  # of what is needed, before it is tried: scratch and rounding
 
@@ -85,7 +88,7 @@ class CardRun:
         except (KernelError, MemoryError) as reason:
             self.notes.append(f"error of {op}: {reason}")
 
-    def variant(self, *, kv: str = "f16", layout: str = "fragment") -> Cuda:
+    def variant(self, *, kv: Kv = "f16", layout: Layout = "fragment") -> Cuda:
         """The same card, used in another way."""
         return Cuda(self.ops.device, kv=kv, layout=layout)
 

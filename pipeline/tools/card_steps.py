@@ -16,7 +16,7 @@ import numpy as np
 
 from kernels import Backend, Ring
 from kernels.cuda import probe
-from kernels.cuda.backend import KV, Cuda
+from kernels.cuda.backend import Cuda
 from pipeline.lanes import Lanes
 from pipeline.metrics import Metrics
 from pipeline.tools.card_clock import Timing
@@ -24,7 +24,7 @@ from pipeline.tools.card_figures import COMPILED, OURS, PEERS, Place, decode_pla
 from pipeline.tools.card_model import Model, Unfused, dense_bytes, frames_port, weight_bytes
 from pipeline.tools.card_ops import SEED, fill
 from pipeline.tools.card_peers import Peers
-from pipeline.tools.card_run import CardRun
+from pipeline.tools.card_run import KV, CardRun
 from stages import Mel, Packet, Span, pcm
 from stages.stage import Emission
 from stages.voxtral.config import LEFT_PAD_TOKENS, Config, Tower

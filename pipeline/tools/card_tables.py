@@ -84,11 +84,11 @@ def record(report: CardReport, path: Path) -> None:
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as reason:
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not UTF-8"
         raise GraphError(
-            f"bench: --record writes into {path}, which cannot be read ({reason}); run it in the folder of "
-            "the repository"
-        ) from reason
+            f"bench: --record writes into {path}, which cannot be read: {why}; run it where that file is"
+        ) from error
 
 
 def _divide(text: str, path: Path) -> tuple[str, str]:

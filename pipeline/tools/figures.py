@@ -115,6 +115,27 @@ class Bench:
             },
         }
 
+    def markdown(self) -> str:
+        """A table for BENCHMARKS.md: a line of the model's speed, and below it the lanes."""
+        live, tick, weights = self.live, spread(self.live.ticks_ms), self.weights
+        said = f"{median(live.words_ms):.0f} ms" if live.words_ms else "no word"
+        peak = size(self.peak_bytes) if self.peak_bytes else "unknown"
+        head = "| weights | backend | live | offline | tick, median and p95 | word to text | peak memory |"
+        kinds = ", ".join(weights["kinds"])
+        model = f"{weights['parameters'] / 1e6:.1f} M, {size(weights['bytes'])} of {kinds}"
+        lines = [
+            head, "|---" * (head.count("|") - 1) + "|",
+            f"| {model} | {self.backend} | {live.rtf:.4f} | {self.offline_rtf:.4f} | "
+            f"{tick['median']:.2f} ms, {tick['p95']:.2f} ms | {said} | {peak} |",
+        ]  # fmt: skip
+        if self.lanes_ms:
+            lines += ["", "| lanes in one step | tick, median | for each speaker |", "|---|---|---|"]
+        for lanes, ticks_ms in self.lanes_ms.items():
+            one = spread(ticks_ms)["median"] if ticks_ms is not None else None
+            times = "do not fit | –" if one is None else f"{one:.2f} ms | {one / lanes:.2f} ms"
+            lines.append(f"| {lanes} | {times} |")
+        return "\n".join(lines)
+
     def table(self) -> str:
         """For people: what was measured on what, then each figure with its floor below it."""
         return "\n".join([*self._about(), "", *self._speed(), "", *self._parts()])
@@ -123,7 +144,8 @@ class Bench:
         about, weights = self.machine, self.weights
         threads, said = about["threads"]
         kinds = ", ".join(weights["kinds"])
-        yield f"machine  {about['cpu']}, {about['cores']} cores, {about['system']}, {about['python']}"
+        gpu = f"{about['gpu']}, " if "gpu" in about else ""
+        yield f"machine  {gpu}{about['cpu']}, {about['cores']} cores, {about['system']}, {about['python']}"
         yield f"numpy    {about['numpy']} with {about['blas']}, threads: {threads} ({said})"
         yield (
             f"weights  {weights['path']}: {weights['parameters'] / 1e6:.1f} M weights, "

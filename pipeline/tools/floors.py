@@ -1,6 +1,6 @@
 """What a tick cannot be faster than, measured here and now: the peers that `bench` sets beside its figures.
 
-read    every stored weight read once, at the speed this machine reads memory
+read    every stored weight read once, at the speed this machine, or the GPU at work, reads its memory
 numpy   the matrix products of one tick, bare f32 matrices through NumPy's BLAS
 linear  the same products by the backend, from the weights as they are stored
 """
@@ -16,6 +16,8 @@ from statistics import median
 import numpy as np
 
 from kernels import Backend
+from kernels.cuda.backend import Cuda
+from pipeline.tools import card_ops
 from stages.voxtral.names import Checkpoint, Row
 
 POOL_WEIGHTS = 1 << 26  # 256 MiB of f32: larger than any cache, smaller than a large model
@@ -34,7 +36,7 @@ class Floors:
 
 def measure_floors(checkpoint: Checkpoint, backend: Backend) -> Floors:
     """Measure all three for the model in `checkpoint`; takes a few ticks' time each."""
-    speed = read_speed()
+    speed = card_ops.read_speed(backend) if isinstance(backend, Cuda) else read_speed()
     stored = sum(entry.nbytes for entry in checkpoint.weights.entries.values())
     return Floors(speed, 1000 * stored / speed, numpy_ms(checkpoint), linear_ms(checkpoint, backend))
 
@@ -86,9 +88,15 @@ def linear_ms(checkpoint: Checkpoint, backend: Backend) -> float:
         for row, columns in products(checkpoint)
     ]
 
-    def tick() -> None:
+    def multiply() -> None:
         for out, x, w in work:
             backend.linear(out, x, w)
+
+    multiply()  # compiles and allocates what a recording may not
+    replay = backend.capture(multiply)
+
+    def tick() -> None:
+        replay()
         backend.fetch(work[-1][0]).wait()  # what is still under way elsewhere counts
 
     return 1000 * median(_times(tick))
