@@ -11,13 +11,33 @@ from kernels import fused, reference
 from kernels.portable.backend import Portable
 from kernels.tensor import Ring
 from tests.compare import assert_close, assert_same
-from tests.kernels.arrays import normal, read, weight, words
+from tests.kernels.arrays import (
+    F32,
+    assert_kept,
+    assert_within,
+    normal,
+    product_limit,
+    read,
+    read_ring,
+    weight,
+    words,
+)
 
 RTOL_CHAIN = 1e-5  # a norm, a dot product and a rotation in f32 against float64
 ATOL_CHAIN = 5e-5
+MORE_THAN_ONE = 2  # two products in a row, or a product and its rotation, each of a class with fewer bits
+PEAK = 5  # the largest of some hundred errors, by their root mean square
 B, T, C, H, K, D, N = 2, 3, 64, 4, 2, 16, 96
 CAPACITY, WINDOW = 8, 5
 EPS, THETA = 1e-5, 1e6
+
+
+def assert_chain(actual, expected, limit: float, *, what: str) -> None:
+    """Close in every element where all its products are f32, else by the norm."""
+    if limit <= F32:
+        assert_close(actual, expected, rtol=RTOL_CHAIN, atol=ATOL_CHAIN, what=what)
+    else:
+        assert_within(actual, expected, MORE_THAN_ONE * limit, what=what)
 
 
 def layer(ops, kind: str, biased: bool) -> tuple[fused.QkvWeights, dict[str, np.ndarray]]:
@@ -33,12 +53,12 @@ def layer(ops, kind: str, biased: bool) -> tuple[fused.QkvWeights, dict[str, np.
 
 
 def qkv(ops, call, w: fused.QkvWeights, x: np.ndarray, active: np.ndarray) -> list[np.ndarray]:
-    """q, and the ring's three arrays, after two steps of `call`."""
+    """q, and what the ring stands for, after two steps of `call`."""
     ring, q = ops.ring(B, K, 8, D), ops.zeros((B, T, H, D))
     h, k, v = ops.zeros((B, T, C)), ops.zeros((B, T, K, D)), ops.zeros((B, T, K, D))
     for step_active in (words(1, 1), active):
         call(ops, q, ring, ops.upload(x), w, ops.upload(step_active), eps=EPS, theta=THETA, h=h, k=k, v=v)
-    return [read(ops, part) for part in (q, ring.k, ring.v, ring.count)]
+    return [read(ops, q), *read_ring(ops, ring)]
 
 
 @pytest.mark.parametrize("kind", ["f32", "q4_0"])
@@ -55,8 +75,13 @@ def test_norm_qkv_rope_append(ops, kind, biased):
         )
         q, k = reference.rope(q, count, THETA), reference.rope(k, count, THETA)
         ring_k, ring_v, count = reference.append(ring_k, ring_v, count, k, v, step_active)
-    for name, actual, expected in zip(["q", "k", "v", "count"], got, (q, ring_k, ring_v, count), strict=True):
-        assert_close(actual, expected, rtol=RTOL_CHAIN, atol=ATOL_CHAIN, what=f"{name} {kind}")
+    limit = product_limit(ops, kind, B * T)
+    assert_chain(got[0], q, limit, what=f"q {kind}")
+    for name, actual, expected in zip("kv", got[1:3], (ring_k, ring_v), strict=True):
+        typical = np.sqrt(np.mean(expected**2))
+        slack = ATOL_CHAIN + (PEAK * limit * typical if limit > F32 else 0)
+        assert_kept(ops, actual, expected, what=f"ring.{name} {kind}", slack=slack)
+    assert_same(got[3], count, what="count")
 
 
 def test_norm_qkv_rope_append_leaves_an_idle_lane_bit_for_bit(ops):
@@ -81,7 +106,7 @@ def test_gate_up_silu(ops, kind, scaled):
     expected = reference.silu_mul(
         reference.linear(normed, dense_gate), reference.linear(normed, dense_up)
     )
-    assert_close(read(ops, out), expected, rtol=RTOL_CHAIN, atol=ATOL_CHAIN, what=f"gate_up_silu {kind}")
+    assert_chain(read(ops, out), expected, product_limit(ops, kind, B * T), what=f"gate_up_silu {kind}")
 
 
 @pytest.mark.parametrize("kind", ["f32", "q4_0"])
@@ -93,7 +118,7 @@ def test_linear_residual(ops, kind, biased):
     device_bias = None if bias is None else ops.upload(bias)
     fused.linear_residual(ops, held, ops.upload(h), w, device_bias, y=ops.zeros((B, T, N)))
     expected = x + reference.linear(h, dense, bias)
-    assert_close(read(ops, held), expected, rtol=RTOL_CHAIN, atol=ATOL_CHAIN, what=f"residual {kind}")
+    assert_chain(read(ops, held), expected, product_limit(ops, kind, B * T), what=f"residual {kind}")
 
 
 def begun(ops) -> Ring:
@@ -117,9 +142,9 @@ def test_attend_linear_residual(ops, kind, biased):
     device_bias = None if bias is None else ops.upload(bias)
     scratch = {"mix": ops.zeros((B, T, H, D)), "y": ops.zeros((B, T, C))}
     fused.attend_linear_residual(ops, held, ops.upload(q), ring, WINDOW, w, device_bias, **scratch)
-    mix = reference.attend(q, *(read(ops, part) for part in (ring.k, ring.v, ring.count)), WINDOW)
+    mix = reference.attend(q, *read_ring(ops, ring), WINDOW)
     expected = x + reference.linear(mix.reshape(B, T, H * D), dense, bias)
-    assert_close(read(ops, held), expected, rtol=RTOL_CHAIN, atol=ATOL_CHAIN, what=f"attended {kind}")
+    assert_chain(read(ops, held), expected, product_limit(ops, kind, B * T), what=f"attended {kind}")
 
 
 @pytest.mark.parametrize("kind", ["f32", "q4_0"])

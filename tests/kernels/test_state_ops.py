@@ -14,8 +14,8 @@ from tests.kernels.arrays import (
     RTOL_POINT,
     assert_kept,
     assert_within,
+    attend_limit,
     normal,
-    precision,
     read,
     read_ring,
     words,
@@ -63,13 +63,7 @@ def test_append_and_attend(ops, lanes, heads, groups, width, capacity, window, s
         got, on = read(ops, out), active > 0
         assert np.isfinite(got).all(), "idle lanes give finite rows"
         want = reference.attend(q[on], held[0][on], held[1][on], after[on], window)
-        assert_within(got[on], want, attend_limit(ops, q, ring), what=f"attend at step {i}")
-
-
-def attend_limit(ops, q, ring) -> float:
-    """The class of an attention by its queries per key head."""
-    many = q.shape[1] * q.shape[2] // ring.k.shape[1] > 4
-    return precision(ops).attend_many if many else precision(ops).attend
+        assert_within(got[on], want, attend_limit(ops, q, groups), what=f"attend at step {i}")
 
 
 @pytest.mark.parametrize(("heads", "width", "cut"), [(32, 4, 20), (2, 64, 1)])
@@ -89,7 +83,7 @@ def test_one_long_step_attends_like_many_short_ones(ops, heads, width, cut):
         short = ops.zeros((1, cut, heads, width))
         ops.append(rings[1], ops.upload(new[part]), ops.upload(new[part]), on)
         ops.attend(short, ops.upload(q[part]), rings[1], window)
-        limit = attend_limit(ops, q, rings[0])
+        limit = attend_limit(ops, q, heads)
         assert_within(read(ops, out)[part], read(ops, short), limit, what=f"items from {start}")
 
 
