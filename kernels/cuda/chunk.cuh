@@ -25,18 +25,18 @@ __device__ __forceinline__ void split_in_two(unsigned& high, unsigned& low, floa
 __device__ __forceinline__ unsigned lower(unsigned a, unsigned b) { return (a & 0xffffu) | b << 16; }
 __device__ __forceinline__ unsigned upper(unsigned a, unsigned b) { return a >> 16 | (b & 0xffff0000u); }
 
-__device__ __forceinline__ uint4 halves(uint4 bits, One) { return bits; }
-__device__ __forceinline__ uint4 halves(uint2 bits, half step) {
+__device__ __forceinline__ uint4 halves(uint4 bits, float) { return bits; }
+__device__ __forceinline__ uint4 halves(uint2 bits, float by) {
   float x[8];
   unpack(x, bits);
-  const float by = __half2float(step);
   return make_uint4(word_of(kept_halves(x[0] * by, x[1] * by)), word_of(kept_halves(x[2] * by, x[3] * by)),
                     word_of(kept_halves(x[4] * by, x[5] * by)), word_of(kept_halves(x[6] * by, x[7] * by)));
 }
 
-// Keys at .. at + 63 into shared memory, zeros from `to` on: what lies there was perhaps never written.
+// Keys at .. at + 63 into shared memory, zeros from `to` on: what lies there was perhaps never written. Bytes of keys
+// are exact as halves, and their steps wait for the scores; values are multiplied out.
 template <int D, class Kept>
-__device__ __forceinline__ void stage(unsigned* keys, unsigned* values, const Kept* k, const Kept* v,
+__device__ __forceinline__ void stage(unsigned* keys, unsigned* values, float* steps, const Kept* k, const Kept* v,
                                       const half* k_scale, const half* v_scale, size_t stream, int start, int at,
                                       int to, int capacity) {
   typedef Staged<D> Room;
@@ -51,8 +51,9 @@ __device__ __forceinline__ void stage(unsigned* keys, unsigned* values, const Ke
       slot -= slot >= capacity ? capacity : 0;
       const size_t held = stream + slot;
       const bool there = key < to;
-      const uint4 k_bits = halves(eight(k + held * D + d), step_of(k, k_scale, held));
-      const uint4 v_bits = halves(eight(v + held * D + d), step_of(v, v_scale, held));
+      const uint4 k_bits = halves(eight(k + held * D + d), 1.f);
+      const uint4 v_bits = halves(eight(v + held * D + d), worth(step_of(v, v_scale, held)));
+      if (sizeof(Kept) == 1 && d == 0) steps[2 * pair + e] = worth(step_of(k, k_scale, held));
       *(uint4*)(keys + (2 * pair + e) * Room::K_WORDS + d / 2) = there ? k_bits : make_uint4(0, 0, 0, 0);
       mine[e] = there ? v_bits : make_uint4(0, 0, 0, 0);
     }
@@ -73,6 +74,7 @@ __device__ __forceinline__ void chunk(float* out, unsigned* tickets, float2* sum
   extern __shared__ float4 room[];
   unsigned* const keys = (unsigned*)room;                  // [KEYS, K_WORDS]
   unsigned* const values = keys + KEYS * Room::K_WORDS;    // [KEYS / 2, V_WORDS]
+  float* const steps = (float*)(values + KEYS / 2 * Room::V_WORDS);  // [KEYS], of bytes alone
   const Tile tile = tile_of<ROWS, KEYS>(count[blockIdx.z], items, group, capacity, window, gridDim.y);
   if (blockIdx.y >= tile.live) return;
   const int from = blockIdx.y * tile.keys, to = min(from + tile.keys, tile.seen);
@@ -103,7 +105,7 @@ __device__ __forceinline__ void chunk(float* out, unsigned* tickets, float2* sum
 
   for (int at = from; at < to; at += KEYS) {
     __syncthreads();  // all have read what was there
-    stage<D>(keys, values, k, v, k_scale, v_scale, stream, tile.start, at, to, capacity);
+    stage<D>(keys, values, steps, k, v, k_scale, v_scale, stream, tile.start, at, to, capacity);
     __syncthreads();
     if (mine >= tile.rows || at > newest || at + KEYS <= oldest - window + 1) continue;
     float score[KEYS / 8][4];
@@ -116,6 +118,10 @@ __device__ __forceinline__ void chunk(float* out, unsigned* tickets, float2* sum
         const unsigned b[2] = {words.x, words.y};
         mma(score[n], high[s], b);
         mma(score[n], low[s], b);
+      }
+      if (sizeof(Kept) == 1) {
+        const float2 two = *(const float2*)(steps + 8 * n + 2 * t);
+        score[n][0] *= two.x, score[n][1] *= two.y, score[n][2] *= two.x, score[n][3] *= two.y;
       }
     }
     if (at + KEYS > to || at + KEYS - 1 > oldest || at <= newest - window) {  // some queries do not see all keys
