@@ -1,5 +1,5 @@
 // conv1d as a product: out [B, T / stride, N] = patches [B * T / stride, C * taps] @ w [N, C * taps]^T, by linear.cu.
-// heard = tail [B, taps - stride, C], then x [B, T, C]; patch (b, s) has heard[b, s * stride + tap, c] at c * taps + tap
+// heard = tail [B, taps - stride, C], then x [B, T, C]; patch (b, s) has heard[b, s * stride + tap, c] at [c, tap]
 //   patches     grid (T / stride, B), one patch each; a thread owns channels threadIdx.x, + blockDim.x, ...
 //   keep_tail   grid (C / 128, B); a thread owns one channel of one lane
 #include "primitives.cuh"

@@ -69,7 +69,7 @@ extern "C" __global__ void __launch_bounds__(128) q4_product_16(float* out, cons
                        share);
 }
 
-// at most 112 registers
+// at most 120 registers
 extern "C" __global__ void __launch_bounds__(128) q4_product_32(float* out, const uint4* terms,
     const float* unscale, const uint4* nibbles, const uint2* scales, const float* bias, int rows, int columns,
     int outputs, int share) {

@@ -41,11 +41,16 @@ struct Q4Step {
   uint2 scales;
 };
 
-// Read once by one warp: the loads say so, and leave the cache to x.
-__device__ __forceinline__ Q4Step q4_load(const Q4& w, int step) {
-  const int lane = threadIdx.x & 31;
-  return {__ldcs(w.nibbles + step * 32 + lane), __ldcs(w.scales + step * 8 + (lane >> 2))};
-}
+// One lane's place in a tile. Weights are read once, by one warp: the loads say so, and leave the cache to x.
+struct Q4Lane {
+  const uint4* nibbles;
+  const uint2* scales;
+  __device__ __forceinline__ Q4Lane() {}
+  __device__ __forceinline__ Q4Lane(const Q4& w, int step)
+      : nibbles(w.nibbles + step * 32 + (threadIdx.x & 31)), scales(w.scales + step * 8 + (threadIdx.x >> 2 & 7)) {}
+  __device__ __forceinline__ Q4Step load() const { return {__ldcs(nibbles), __ldcs(scales)}; }
+  __device__ __forceinline__ void move(int steps) { nibbles += steps * 32, scales += steps * 8; }
+};
 
 __device__ __forceinline__ half2 as_half2(unsigned bits) { return *reinterpret_cast<const half2*>(&bits); }
 __device__ __forceinline__ unsigned as_bits(half2 pair) { return *reinterpret_cast<const unsigned*>(&pair); }
@@ -67,11 +72,10 @@ struct Q4Columns {
   const float* unscale;  // [rows]: what undoes the power of two, times the norm's factor
 };
 
-// sum += one step of 16 rows x 64 columns, for 8 * TILES columns of the operand. A block's scale is applied in
-// f32 after its two products, which started from zero.
+// sum += one step of 16 rows x 64 columns, for 8 * TILES columns of the operand; x and stride as in Q4Columns, x at
+// this step. A block's scale is applied in f32 after its two products, which started from zero.
 template <int TILES>
-__device__ __forceinline__ void q4_multiply(float (&sum)[TILES][4], const Q4Step& w, const Q4Columns& x, int step) {
-  const uint4* from = x.terms + 2 * step * x.stride;
+__device__ __forceinline__ void q4_multiply(float (&sum)[TILES][4], const Q4Step& w, const uint4* x, int stride) {
   const unsigned words[4] = {w.nibbles.x, w.nibbles.y, w.nibbles.z, w.nibbles.w};
 #pragma unroll
   for (int b = 0; b < 2; ++b) {
@@ -84,7 +88,7 @@ __device__ __forceinline__ void q4_multiply(float (&sum)[TILES][4], const Q4Step
     const float2 scale = __half22float2(as_half2(b ? w.scales.y : w.scales.x));  // of rows g and g + 8
 #pragma unroll
     for (int j = 0; j < TILES; ++j) {
-      const uint4 v = from[b * x.stride + 32 * j];
+      const uint4 v = x[b * stride + 32 * j];
       const unsigned front[2] = {v.x, v.y}, back[2] = {v.z, v.w};
       float c[4] = {0.f, 0.f, 0.f, 0.f};
       mma(c, a[0], front);
@@ -96,8 +100,15 @@ __device__ __forceinline__ void q4_multiply(float (&sum)[TILES][4], const Q4Step
 }
 
 // 16-byte loads a thread keeps in flight. Three times 1024 threads are 48 KB, what an H200 needs to stay busy, in 64
-// registers each; a product of many columns has more to do per load, and more to hold.
-__device__ constexpr int q4_ahead(int matrices, int tiles) { return tiles > 1 || matrices > 1 ? 2 : 3; }
+// registers each. A product of many columns has more to do per load and more to hold, and so has Turing, whose
+// tensor cores take a block in four steps.
+__device__ constexpr int q4_ahead(int matrices, int tiles) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  return 2;
+#else
+  return tiles > 1 || matrices > 1 ? 2 : 3;
+#endif
+}
 
 // The whole product. A block's warps work in groups of `share`, a group on one tile at a time, its warps taking
 // every share-th step; their sums meet in `partial` [warps][MATRICES][rows][16] floats of shared memory, in the
@@ -109,32 +120,38 @@ __device__ __forceinline__ void q4_product(int tiles, int steps, int rows, int s
   constexpr int AHEAD = q4_ahead(MATRICES, TILES);
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, groups = (blockDim.x >> 5) / share;
   const int group = warp / share, part = warp % share, mine = (steps - part + share - 1) / share;
-  Q4 w[MATRICES];
+  Q4Lane at[MATRICES];  // AHEAD loads before the step that is multiplied
   Q4Step ahead[MATRICES][AHEAD];
   auto begin = [&](int tile) {
 #pragma unroll
     for (int i = 0; i < MATRICES; ++i) {
-      w[i] = weights(tile, i);
+      at[i] = Q4Lane(weights(tile, i), part);
 #pragma unroll
-      for (int u = 0; u < AHEAD; ++u)
-        if (u < mine) ahead[i][u] = q4_load(w[i], part + u * share);
+      for (int u = 0; u < AHEAD; ++u) {
+        if (u < mine) ahead[i][u] = at[i].load();
+        at[i].move(share);
+      }
     }
   };
   int first = blockIdx.x * groups;  // the same in all threads of a block: there are barriers inside
   if (first + group < tiles) begin(first + group);
   const Q4Columns x = activations();
+  const int hop = 2 * share * x.stride;
   for (; first < tiles; first += gridDim.x * groups) {
     float sum[MATRICES][TILES][4] = {};
     const int tile = first + group, next = tile + gridDim.x * groups;
-    for (int at = 0; tile < tiles && at < mine; at += AHEAD) {
+    const uint4* from = x.terms + 2 * part * x.stride;
+    for (int left = tile < tiles ? mine : 0; left > 0; left -= AHEAD) {
 #pragma unroll
       for (int u = 0; u < AHEAD; ++u) {
-        if (at + u < mine) {
+        if (left > u) {
 #pragma unroll
           for (int i = 0; i < MATRICES; ++i) {
-            q4_multiply(sum[i], ahead[i][u], x, part + (at + u) * share);
-            if (at + u + AHEAD < mine) ahead[i][u] = q4_load(w[i], part + (at + u + AHEAD) * share);
+            q4_multiply(sum[i], ahead[i][u], from, x.stride);
+            if (left > u + AHEAD) ahead[i][u] = at[i].load();
+            at[i].move(share);
           }
+          from += hop;
         }
       }
     }
@@ -144,8 +161,8 @@ __device__ __forceinline__ void q4_product(int tiles, int steps, int rows, int s
 #pragma unroll
       for (int j = 0; j < TILES; ++j) {
         const int m = 4 * j + (lane & 3);
-        float* at = partial + ((warp * MATRICES + i) * rows + m) * 16 + (lane >> 2);
-        if (m < rows) at[0] = sum[i][j][0] + sum[i][j][1], at[8] = sum[i][j][2] + sum[i][j][3];
+        float* to = partial + ((warp * MATRICES + i) * rows + m) * 16 + (lane >> 2);
+        if (m < rows) to[0] = sum[i][j][0] + sum[i][j][1], to[8] = sum[i][j][2] + sum[i][j][3];
       }
     __syncthreads();
     for (int i = threadIdx.x; i < groups * rows * 8; i += blockDim.x) {
@@ -156,8 +173,8 @@ __device__ __forceinline__ void q4_product(int tiles, int steps, int rows, int s
       for (int k = 0; k < MATRICES; ++k) {
         y[k] = make_float2(0.f, 0.f);
         for (int p = 0; p < share; ++p) {
-          const float* at = partial + (((owner * share + p) * MATRICES + k) * rows + m) * 16 + 2 * pair;
-          y[k].x += at[0], y[k].y += at[1];
+          const float* kept = partial + (((owner * share + p) * MATRICES + k) * rows + m) * 16 + 2 * pair;
+          y[k].x += kept[0], y[k].y += kept[1];
         }
         y[k].x *= x.unscale[m], y[k].y *= x.unscale[m];
       }
