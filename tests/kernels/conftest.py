@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,15 +11,12 @@ import pytest
 from kernels import Backend, BackendMissing, open_backend
 from tests.kernels.emulator.device import EmulatedDevice
 
-EMULATOR = "HEADRACE_EMULATOR"  # "asan", or "poison:3": mode and seed of every emulated row
-LAUNCHED = "HEADRACE_LAUNCHED"  # a file that takes the names of all kernels that ran in the emulator
-
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One backend with its options.
 
-    emulated : compute capability of the device that its kernels run on without one; None for a real one
+    emulated : compute capability of the device that the CPU stands in for; None for a real one
     marks : of pytest
     """
 
@@ -38,8 +33,7 @@ class Row:
         """Raises BackendMissing where this row cannot run."""
         if self.emulated is None:
             return open_backend(self.backend, **self.options)
-        mode, _, seed = os.environ.get(EMULATOR, "poison").partition(":")
-        device = EmulatedDevice(mode, seed=int(seed or 0), capability=self.emulated)
+        device = EmulatedDevice(capability=self.emulated)
         return open_backend(self.backend, device=device, **self.options)
 
 
@@ -55,13 +49,9 @@ SUITE = (
 
 
 @pytest.fixture(scope="module", params=[pytest.param(row, marks=row.marks, id=str(row)) for row in SUITE])
-def ops(request: pytest.FixtureRequest) -> Iterator[Backend]:
+def ops(request: pytest.FixtureRequest) -> Backend:
     row: Row = request.param
     try:
-        backend = row.open()
+        return row.open()
     except BackendMissing as reason:
         pytest.skip(f"{row}: {reason}")
-    yield backend
-    if row.emulated and LAUNCHED in os.environ:
-        with Path(os.environ[LAUNCHED]).open("a", encoding="utf-8") as file:
-            file.writelines(f"{name} {kernel}\n" for name, kernel in backend.device.launched)

@@ -121,7 +121,8 @@ def _build(text: str, name: str, flags: tuple[str, ...]) -> Path:
         source, made = Path(room, f"{name}.cpp"), Path(room, "made.so")
         source.write_text(text, encoding="utf-8")
         command += [str(source), "-o", str(made)]
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        plain = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}  # not the compiler
+        ran = subprocess.run(command, env=plain, capture_output=True, text=True, check=False)
         if ran.returncode:
             raise CompileError(f"{name}: {compiler()} refused it:\n{ran.stderr}")
         made.replace(built)

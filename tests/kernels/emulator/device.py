@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -20,26 +22,35 @@ from tests.kernels.emulator import build, launch
 ALIGNMENT = 256
 UNWRITTEN = 0xFF  # as f32 and f16 NaN, as a whole number -1
 
+# Of the environment, so that one run of any tests can be had in another mode, see test_sanitizers.py.
+MODE = "HEADRACE_EMULATOR"  # plain, poison, asan, ubsan or tsan
+LAUNCHED = "HEADRACE_LAUNCHED"  # a file that takes "mode file kernel" for each kernel that ran
+
 
 class EmulatedDevice:
     """A GPU of the given capability.
 
     mode : plain, or poison: shared memory holds NaN when a block starts; asan, ubsan and tsan want a process
-        started in the environment that `build.preloaded` gives
+        started in the environment that `build.preloaded` gives; unless said, what MODE names, or poison
     seed : 0 lets threads take turns; any other draws who runs, with one warp far ahead of the others
+
+    Raises
+    ------
+    BackendMissing   where nothing can be built, or a sanitizer is not in the process
     """
 
     def __init__(
-        self, mode: str = "poison", *, seed: int = 0, capability: tuple[int, int] = (9, 0),
+        self, mode: str | None = None, *, seed: int = 0, capability: tuple[int, int] = (9, 0),
         processors: int = 4, free: int = 1 << 34,
     ):  # fmt: skip
-        build.compiler()  # refuse at once where nothing could be built
+        mode = mode or os.environ.get(MODE, "poison")
+        build.compiler()
         build.check_preloaded(mode)
         self.name = f"emulated sm_{capability[0]}{capability[1]}"
         self.capability, self.processors = capability, processors
         self.shared_bytes = launch.SHARED_BYTES[capability]
         self.mode, self.seed, self._free = mode, seed, free
-        self.launched: set[tuple[str, str]] = set()  # file and kernel of every launch that ran
+        self.launched: set[str] = set()  # "mode file kernel" of every launch that ran
         self._scratch = Scratch(self.zeros)
         self._kernels: dict[tuple[str, str], EmulatedKernel] = {}
         self._recording: list[Callable[[], None]] | None = None
@@ -125,6 +136,13 @@ class EmulatedDevice:
         fn()
         return perf_counter() - start
 
+    def note(self, launch: str) -> None:
+        """Keep what has run, here and where LAUNCHED says."""
+        if launch not in self.launched and LAUNCHED in os.environ:
+            with Path(os.environ[LAUNCHED]).open("a", encoding="utf-8") as file:
+                file.write(f"{launch}\n")
+        self.launched.add(launch)
+
     def _queue(self, step: Callable[[], Any]) -> None:
         if self._recording is None:
             step()
@@ -153,7 +171,7 @@ class EmulatedKernel:
         def step(_held: tuple[Any, ...] = args) -> None:
             poison = device.mode == "poison"
             launch.run(entry, grid, block, packed, shared_mem, poison=poison, seed=device.seed)
-            device.launched.add((self.file, entry.name))
+            device.note(f"{device.mode} {self.file} {entry.name}")
 
         device._queue(step)
 
