@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from kernels import Pending
@@ -84,7 +85,7 @@ class Engine:
                 yield MOVED
             elif self.sessions:
                 device = (lanes.pending() for lanes in self._lanes)
-                yield next(filter(None, device), self.news)
+                yield next((patient(pending) for pending in device if pending), self.news)
 
     def run(self) -> None:
         """Drive the pump on this thread to the end."""
@@ -130,13 +131,19 @@ class Engine:
         try:
             moved += [lanes.step() for lanes in self._lanes]
         except Exception as error:  # what the lanes hold now is anybody's guess, for every speaker in them
-            self._stopping = True
-            for session in self.sessions:
-                session.fail(error)
+            self._give_up(error)
         for session in self.sessions:
             session.settle()
         self._reap()
         return any(moved)
+
+    def _give_up(self, error: Exception) -> None:
+        """Every session ends with `error`, and so does what would have come after them."""
+        self._stopping = True
+        for session in self.sessions:
+            session.fail(error)
+        self._reap()
+        self.failed += [(source.label, error) for source, _ in self._jobs]
 
     def _reap(self) -> None:
         for session in [s for s in self.sessions if s.done]:
@@ -156,3 +163,15 @@ class Engine:
                 self.failed.append((job[0].label, error))
             except KeyboardInterrupt:  # it kept us waiting; what the others have heard is finished
                 self.stop()
+
+
+def patient(pending: Pending) -> Pending:
+    """`pending` for a driver to wait on: what failed is not the driver's affair, and is met again where the
+    answer is delivered.
+    """
+
+    def wait() -> None:
+        with suppress(Exception):
+            pending.wait()
+
+    return Pending(wait, pending.ready)  # type: ignore[arg-type]

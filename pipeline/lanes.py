@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +112,9 @@ class Lanes:
         self._meters = [metrics.stage(name) for name, _ in stages]
         for stage, meter in zip(self._stages, self._meters, strict=True):
             meter.latency(stage.lookahead, stage.gives.rate)
-        self._states = [stage.open(count) for stage in self._stages]
+        self._turn = getattr(backend, "turn", None) or nullcontext()  # other engines may share the backend
+        with self._turn:
+            self._states = [stage.open(count) for stage in self._stages]
         self._seats: list[Seat | None] = [None] * count
         self._upload, self._fetch = Upload(backend), Fetch(backend)
         self._soiled: set[int] = set()  # lanes that were left in the middle of something
@@ -132,8 +135,9 @@ class Lanes:
             count = len(self._seats)
             raise Busy(f"all {count} lanes are taken; raise 'lanes: {{count: {count}}}' in the graph")
         if free in self._soiled:
-            for stage, state in zip(self._stages, self._states, strict=True):
-                stage.flush(state, free)
+            with self._turn:
+                for stage, state in zip(self._stages, self._states, strict=True):
+                    stage.flush(state, free)
             self._soiled.remove(free)
         seat = self._seats[free] = Seat(free, Regroup(self._quantum, self._hop), deliver, finish)
         return seat
@@ -158,14 +162,16 @@ class Lanes:
         seats = [seat for seat in self._seats if seat is not None]
         for seat in seats:
             while seat.mailbox and not seat.ready:
-                self._mark(seat, seat.mailbox.popleft())
+                with self._turn:
+                    self._mark(seat, seat.mailbox.popleft())
                 moved = True
         ready = [seat for seat in seats if seat.ready]
         if ready:
             self._meters[0].gauge({"queue_s": max(seat.backlog for seat in ready) / self.rate})
         urgent = any(seat.closing or seat.backlog >= self._patience for seat in ready)
         if ready and (urgent or len(ready) == len(seats)):
-            self._advance(ready)
+            with self._turn:
+                self._advance(ready)
             moved = True
         return self._fetch.deliver() or moved
 

@@ -27,6 +27,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from kernels import KernelError
 from pipeline.build import Plan, build
 from pipeline.catalog import make_sink, make_source
 from pipeline.ends.file import FileSource
@@ -36,7 +37,7 @@ from pipeline.errors import GraphError, PipelineError, SinkClosed, SourceError
 from pipeline.graph import End, Graph, load_graph
 from pipeline.metrics import Metrics
 from pipeline.progress import Report
-from stages import Packet, Port, Text
+from stages import Packet, Port, StageError, Text
 
 STANDARD_OUTPUT = "-"  # what a sink that takes no path, or is given none, writes to
 
@@ -121,15 +122,16 @@ class Run:
 
         Raises
         ------
-        SourceError   it is none of these, or cannot be read to its end; the `transcript` of the error is then
-                      what was heard before
+        SourceError   it is none of these, or cannot be read to its end
+        KernelError   the device failed
+        The `transcript` of the error is what was heard before.
         """
         source, kept = source_of(audio, rate_hz), Memory()
         try:
             for _ in self._rounds(source, [(self.text_node, kept)]):
                 pass
-        except PipelineError as error:
-            error.transcript = kept.text
+        except (PipelineError, StageError, KernelError) as error:
+            error.transcript = kept.text  # type: ignore[union-attr]
             raise
         return Transcript(kept.text, tuple(kept.pieces), kept.port.rate if kept.port else rate_hz)
 

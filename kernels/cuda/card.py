@@ -110,7 +110,7 @@ class Card:
     """One NVIDIA GPU and one stream on it, as `Device` describes; opened by `open_card`.
 
     Not for two threads at once: scratch is shared, and what another thread queues meanwhile would become part
-    of a recording.
+    of a recording. Answers of `fetch` may be waited for on any thread.
 
     Every method raises OutOfMemory where there is no room, DeviceLost once the device has stopped answering,
     perhaps because of something queued long before, and else KernelError.
