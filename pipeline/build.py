@@ -190,12 +190,16 @@ def _check_asks(graph: Graph, made: dict[str, Stage[Any]]) -> None:
 def _check_lanes(plan: Plan) -> None:
     """Several lanes must fit into memory, full; one is always tried."""
     count, lane = plan.graph.lanes.count, plan.lane_bytes
-    room = memory_available() if count > 1 else None
+    if count == 1 or plan.backend is None:
+        return
+    room = plan.backend.free_bytes()
+    room = memory_available() if room is None else room
     if room is not None and count * lane > room:
+        narrower = ", or keys and values of 8 bits (backend.kv=q8)"
         raise GraphError(
             f"{plan.graph.name}: {count} lanes keep {size(count * lane)} when their windows are full, "
             f"{size(room)} are free; at most {max(1, room // lane)} fit, or give the decoder a smaller "
-            "context"
+            f"context{narrower if getattr(plan.backend, 'kv', '') == 'f16' else ''}"
         )
 
 
