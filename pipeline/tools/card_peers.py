@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -226,9 +227,11 @@ def _torch(device: str) -> Any:
 
 @contextmanager
 def _refusals(library: str) -> Iterator[None]:
-    """Whatever goes wrong in the libraries of others is a reason to leave a figure out."""
+    """Whatever goes wrong in the libraries of others is a reason to leave a figure out; warnings are not."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except Absent:
         raise
     except ModuleNotFoundError as missing:

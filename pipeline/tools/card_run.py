@@ -14,7 +14,7 @@ from pipeline.progress import say
 from pipeline.tools.card_clock import Stopwatch, Timing
 from pipeline.tools.card_figures import Error, Figure, Place
 from pipeline.tools.machine import size
-from stages.voxtral.config import OFFICIAL, Config
+from stages.voxtral.config import LEFT_PAD_TOKENS, OFFICIAL, Config
 
 KV: tuple[Kv, ...] = get_args(Kv)
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
@@ -30,8 +30,10 @@ class Absent(PipelineError):
 class Sweep:
     """What is measured.
 
-    rows : of x in a matrix product; lanes : speakers in a step; positions : of the decoder, so far
+    rows : of x in a matrix product; lanes : speakers in a step; recordings : heard side by side, offline
+    positions : of the decoder, so far
     tick_position : where it stands in ticks
+    silence : tokens before a speaker's first block
     pool_bytes : weights and rings of one kind are repeated to this size and used in turn, so that none is
         found in a cache: twice the largest there is (126 MB, Blackwell)
     read_bytes : for the speed of memory; calls : queued in a row; links : of empty kernels in one recording
@@ -40,8 +42,10 @@ class Sweep:
     config: Config = OFFICIAL
     rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     lanes: tuple[int, ...] = (1, 8, 32, 64)
+    recordings: tuple[int, ...] = (1, 8, 32)
     positions: tuple[int, ...] = (1000, 8192)
     tick_position: int = 1000
+    silence: int = LEFT_PAD_TOKENS
     pool_bytes: int = 256 << 20
     read_bytes: int = 1 << 30
     calls: int = 500
@@ -83,6 +87,9 @@ class CardRun:
 
     def check(self, op: str, allowed: float, error: Callable[[], float]) -> None:
         """Add how far `op` is from float64, or a note of why that is not known."""
+        if why := self._lost or (TIME_UP if self.watch.over else ""):
+            self.notes.append(f"error of {op}: {why}")
+            return
         try:
             self.errors.append(Error(op, error(), allowed))
         except (KernelError, MemoryError) as reason:

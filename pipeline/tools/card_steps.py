@@ -27,7 +27,7 @@ from pipeline.tools.card_peers import Peers
 from pipeline.tools.card_run import KV, CardRun
 from stages import Mel, Packet, Span, pcm
 from stages.stage import Emission
-from stages.voxtral.config import LEFT_PAD_TOKENS, Config, Tower
+from stages.voxtral.config import Config, Tower
 from stages.voxtral.decoder import Decoder
 from stages.voxtral.encoder import LONGEST
 from stages.voxtral.names import Checkpoint, tensor_table
@@ -82,7 +82,7 @@ def measure_ticks(run: CardRun, checkpoint: Checkpoint) -> None:
                 fetched = partial(_fetched_tick, run, ops, model, lanes)
                 run.take(tick_place(lanes, position), FETCHED, fetched, nbytes=moved)
         if kv == OURS:
-            for lanes in run.sweep.lanes:
+            for lanes in run.sweep.recordings:
                 place = Place("step", "encoder offline", (("lanes", lanes),))
                 offline = partial(_offline, run, ops, model, lanes)
                 run.take(place, kv, offline, flops=lanes * pass_flops(config))
@@ -214,7 +214,7 @@ def _first_token(run: CardRun, ops: Cuda, load: Callable[[], Model]) -> Timing:
     model, config = load(), run.sweep.config
     stages = [("encoder", model.encoder), ("adapter", model.adapter), ("decoder", model.decoder)]
     lanes = Lanes(cast(Any, stages), ops, Metrics())
-    tokens = LEFT_PAD_TOKENS + 1
+    tokens = run.sweep.silence + 1
     samples = np.zeros(tokens * config.token_hop + config.audio.hop, np.float32)  # one more: half a window
     samples[-config.token_hop :] = np.random.default_rng(SEED).normal(0, 0.1, config.token_hop)
 

@@ -64,9 +64,9 @@ def blas_threads() -> tuple[int, str]:
     return (max(counts), "threadpoolctl") if counts else (cores(), "all cores, as nothing is set")
 
 
-def nvidia_driver() -> str | None:
+def nvidia_driver(path: str = "/proc/driver/nvidia/version") -> str | None:
     """The version of the driver, such as 580.65.06; None where the system does not say."""
-    said = "\n".join(_lines("/proc/driver/nvidia/version"))
+    said = "\n".join(_lines(path))
     found = re.search(r"Kernel Module(?: for \S+)?\s+([\d.]+)", said)
     return found[1] if found else None
 
