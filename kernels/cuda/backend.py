@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from kernels import quant
-from kernels.cuda import attention, conv, linear, norm, pointwise, rope, select
+from kernels.cuda import attention, conv, fused, linear, norm, pointwise, rope, select
 from kernels.cuda.device import Device
 from kernels.errors import KernelError, ShapeError
 from kernels.tensor import Pending, QuantTensor, Ring, Tensor
@@ -27,6 +28,8 @@ class Cuda:
         an error of KV_Q8_ERROR in what attention gives
     layout : how Q4_0 is laid out at `adopt`: in the order of tensor core fragments (1 to 64 rows of x), or by
         rows for dp4a (1 to 4 rows; more go through f16)
+    turn : to be held by a thread that calls ops or captures while others may: they share scratch, and what
+        one queues while another records would be recorded
 
     Raises
     ------
@@ -46,6 +49,7 @@ class Cuda:
 
             device = open_card()
         self.device, self.kv, self.layout = device, kv, layout
+        self.turn = threading.RLock()
 
     def zeros(self, shape: tuple[int, ...], dtype: str = "f32") -> Any:
         if dtype not in DTYPES:
@@ -143,3 +147,8 @@ class Cuda:
 
     def advance(self, token: Any, picked: Any, prompt: Any, position: Any, active: Any) -> None:
         select.advance(token, picked, prompt, position, active, device=self.device)
+
+    norm_qkv_rope_append = fused.norm_qkv_rope_append
+    gate_up_silu = fused.gate_up_silu
+    linear_residual = fused.linear_residual
+    norm_head_pick = fused.norm_head_pick

@@ -20,16 +20,18 @@ MOST_ROWS = CAPACITIES[-1]
 STAGED_WARPS = 16  # two such blocks are the 1024 threads of a processor that keep 48 KB of loads in flight
 STAGED_BLOCKS = 2
 SPLIT_WARPS = 4  # more columns take more registers: 3 to 5 such blocks fit a processor
-SPLIT_FILL = 8  # warps of a processor that must have work before a tile is left to one of them
+SPLIT_BLOCKS = 4
+LEAST_STEPS = 8  # of a warp: two that it loads ahead, and the rest to do meanwhile
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """One launch.
 
-    capacity : rows of x the kernel is made for; STAGED_ROWS where every block stages them itself
+    capacity : rows of x the kernel is made for; STAGED_ROWS where every block splits them itself
     share : warps of a block that take the columns of one tile in turns
     shared : bytes of dynamic shared memory
+    parts : into how many the columns are cut, for blocks grid[1] that each leave a product of their own
     """
 
     capacity: int
@@ -37,23 +39,36 @@ class Plan:
     block: tuple[int, ...]
     share: np.int32
     shared: int
+    parts: int = 1
 
 
-def plan(rows: int, tiles: int, columns: int, *, device: Device, matrices: int = 1) -> Plan:
-    """For 1 to MOST_ROWS rows of x, and so many tiles of a matrix, or of `matrices` side by side."""
+def plan(
+    rows: int, tiles: int, columns: int, *, device: Device, matrices: int = 1, in_parts: bool = False
+) -> Plan:
+    """For 1 to MOST_ROWS rows of x, and so many tiles of a matrix, or of `matrices` side by side.
+
+    in_parts : whether the caller adds up what the blocks leave
+    """
     steps = -(-columns // STEP)
     sums = 4 * TILE * rows * matrices  # bytes of a warp
-    staged = 4 * STEP * rows * steps + 16 + sums * STAGED_WARPS
+    warps, together = STAGED_WARPS // matrices, STAGED_BLOCKS + matrices - 1  # two take more registers
+    staged = 4 * STEP * rows * steps + 16 + sums * warps
     if rows <= STAGED_ROWS and staged <= device.shared_bytes:
-        fill = 2 * STAGED_WARPS * device.processors // tiles  # as many as are there at once
-        share = _power_of_two(min(fill, steps, STAGED_WARPS))
-        blocks = min(-(-tiles * share // STAGED_WARPS), STAGED_BLOCKS * device.processors)
-        return Plan(STAGED_ROWS, (blocks,), (32 * STAGED_WARPS,), np.int32(share), staged)
+        fill = together * warps * device.processors // tiles  # as many as are there at once
+        share = _power_of_two(min(fill, steps, warps))
+        blocks = min(-(-tiles * share // warps), together * device.processors)
+        return Plan(STAGED_ROWS, (blocks,), (32 * warps,), np.int32(share), staged)
     capacity = next(most for most in CAPACITIES if rows <= most)
-    # no more than needed: warps that take neighbouring tiles read the same x, and find it in the cache
-    share = _power_of_two(min(2 * SPLIT_FILL * device.processors // tiles, steps, SPLIT_WARPS))
-    blocks = -(-tiles * share // SPLIT_WARPS)
-    return Plan(capacity, (blocks,), (32 * SPLIT_WARPS,), np.int32(share), sums * SPLIT_WARPS)
+    room = SPLIT_WARPS * sums
+    blocks, wanted = -(-tiles // SPLIT_WARPS), SPLIT_BLOCKS * device.processors
+    # Warps with neighbouring tiles and the same columns read the same x, and find it in the cache: rather
+    # than share a tile, blocks cut the columns, until their sums are as many bytes as the weights.
+    parts = min(wanted // blocks, steps // LEAST_STEPS, columns // (16 * rows)) if in_parts else 1
+    if parts > 1:
+        parts = -(-steps // -(-steps // parts))  # none without a step
+        return Plan(capacity, (blocks, parts), (32 * SPLIT_WARPS,), np.int32(1), room, parts)
+    share = _power_of_two(min(wanted // blocks, steps, SPLIT_WARPS))
+    return Plan(capacity, (-(-tiles * share // SPLIT_WARPS),), (32 * SPLIT_WARPS,), np.int32(share), room)
 
 
 def split(x: Any, capacity: int, *, device: Device) -> tuple[Any, Any]:
