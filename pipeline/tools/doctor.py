@@ -225,6 +225,8 @@ def _kernel_cache() -> Row:
     parent = next((place for place in (folder, *folder.parents) if place.exists()), folder)
     if not (parent.is_dir() and os.access(parent, os.W_OK)):
         return "kernels", WARNING, f"{folder} cannot be written", "set CUPY_CACHE_DIR to a folder that can be"
+    if not kept:
+        return "kernels", NOTE, f"none in {folder} yet; the first run compiles them and takes longer", ""
     return "kernels", OK, f"{len(kept)} compiled ones in {folder}, {machine.size(sum(kept))}", ""
 
 
