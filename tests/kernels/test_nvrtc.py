@@ -8,11 +8,16 @@ tables.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,11 +25,26 @@ from kernels.cuda import source
 
 pytestmark = pytest.mark.oracle
 
-WRITTEN = [file for file in source.FILES if (source.FOLDER / f"{file}.cu").exists()]
 GPUS = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+HOPPER = "sm_90"
 REGISTERS = 65_536  # 32-bit ones, of one processor on every supported GPU
 STATIC_SHARED = 48 * 1024  # bytes a block may declare
 WARP, MOST_THREADS = 32, 1024
+
+_LOAD, _TENSOR_CORE = r"LDG\..*128.*", r"HMMA\..*"  # 16 bytes from global memory, a product of fragments
+RESTS_ON = {  # file and how its kernels begin -> instructions that each of them must have
+    ("linear", "q4_staged"): (_LOAD, _TENSOR_CORE),
+    ("linear", "q4_product_"): (_LOAD, _TENSOR_CORE),
+    ("linear", "dp4a_"): (_LOAD, r"IDP\.4A\..*"),
+    ("linear", "gemv_"): (_LOAD,),
+    ("attention", "split_"): (_LOAD,),
+    ("attention", "chunk_"): (_LOAD, _TENSOR_CORE),
+    ("fused", "qkv_"): (_LOAD, _TENSOR_CORE),
+    ("fused", "residual_"): (_LOAD, _TENSOR_CORE),
+    ("fused", "gate_up_"): (_LOAD, _TENSOR_CORE),
+    ("fused", "head_"): (_LOAD, _TENSOR_CORE),
+    ("pointwise", ""): (_LOAD, r"STG\..*128"),
+}
 
 _BOUNDS = re.compile(r"__launch_bounds__\((\d+)(?:, *(\d+))?\)\s+(\w+)\(")
 _NUMBERS = {
@@ -55,55 +75,58 @@ class Build:
     usage: dict[str, Usage]
 
 
-Compile = Callable[[str, str, str], Build]
+Compile = Callable[..., dict[str, Build]]
 
 
 @pytest.fixture(scope="module")
-def compiler() -> Compile:
-    """(text, name, GPU) -> Build, each once; skips where NVRTC or the toolkit's headers are not installed."""
+def compiler() -> Iterator[Compile]:
+    """(text, name, *GPUs) -> a Build for each, once; skips where NVRTC or its headers are not installed.
+
+    In processes of their own, since NVRTC builds one program at a time.
+    """
     nvrtc = pytest.importorskip("cuda.bindings.nvrtc", reason="pip install cuda-bindings nvidia-cuda-nvrtc")
     try:
         nvrtc.nvrtcVersion()
     except RuntimeError as reason:
         pytest.skip(f"cuda-bindings finds no NVRTC: {reason}")
     flags = [*source.OPTIONS, f"-I{_toolkit('include/cuda_fp16.h').parent}", "--ptxas-options=-v"]
-    done: dict[tuple[str, str], Build] = {}
+    begun: dict[tuple[str, str], Future[Build]] = {}
+    with ProcessPoolExecutor(min(len(GPUS), os.cpu_count() or 1), get_context("spawn")) as pool:
 
-    def build(text: str, name: str, gpu: str) -> Build:
-        if (text, gpu) not in done:
-            done[text, gpu] = _build(nvrtc, text, name, [f"-arch={gpu}", *flags])
-        return done[text, gpu]
+        def build(text: str, name: str, *gpus: str) -> dict[str, Build]:
+            for gpu in gpus:
+                if (text, gpu) not in begun:
+                    begun[text, gpu] = pool.submit(_build, text, name, [f"-arch={gpu}", *flags])
+            return {gpu: begun[text, gpu].result() for gpu in gpus}
 
-    return build
+        yield build
 
 
-@pytest.mark.parametrize("file", WRITTEN)
+@pytest.mark.parametrize("file", source.FILES)
 def test_kernels_fit_every_gpu_within_their_stated_caps(compiler: Compile, file: str) -> None:
     text, caps = source.source(file), source.kernels(file)
-    builds = {gpu: compiler(text, f"{file}.cu", gpu) for gpu in GPUS}
+    builds = compiler(text, f"{file}.cu", *GPUS)
     print(_table(file, caps, builds))
     wrong = [f"{gpu}: {fault}" for gpu, build in builds.items() for fault in faults(build, caps, text)]
     assert not wrong, f"{file}.cu:\n" + "\n".join(wrong)
 
 
-@pytest.mark.parametrize(
-    ("file", "kernel", "needed"),
-    [
-        ("pointwise", "add", {"LDG.E.128", "STG.E.128"}),
-        ("pointwise", "silu_mul", {"LDG.E.128", "STG.E.128"}),
-    ],
-)
+@pytest.mark.parametrize(("file", "family"), RESTS_ON)
 def test_hopper_gets_the_instructions_that_speed_rests_on(
-    compiler: Compile, tmp_path: Path, file: str, kernel: str, needed: set[str]
+    compiler: Compile, tmp_path: Path, file: str, family: str
 ) -> None:
-    found = instructions(compiler(source.source(file), f"{file}.cu", "sm_90").cubin, tmp_path)
-    missing = {want for want in needed if not any(op.startswith(want) for op in found[kernel])}
-    assert not missing, f"{kernel} has only {sorted(found[kernel])}"
+    found = instructions(compiler(source.source(file), f"{file}.cu", HOPPER)[HOPPER].cubin, tmp_path)
+    kernels = [kernel for kernel in found if kernel.startswith(family)]
+    assert kernels
+    for kernel in kernels:
+        for needed in RESTS_ON[file, family]:
+            has = any(re.fullmatch(needed, op) for op in found[kernel])
+            assert has, f"{kernel} has no {needed}, only {sorted(found[kernel])}"
 
 
-@pytest.mark.parametrize("file", WRITTEN)
+@pytest.mark.parametrize("file", source.FILES)
 def test_no_kernel_touches_local_memory(compiler: Compile, tmp_path: Path, file: str) -> None:
-    found = instructions(compiler(source.source(file), f"{file}.cu", "sm_90").cubin, tmp_path)
+    found = instructions(compiler(source.source(file), f"{file}.cu", HOPPER)[HOPPER].cubin, tmp_path)
     assert set(found) == set(source.kernels(file))
     assert not {kernel: ops & set(_LOCAL) for kernel, ops in found.items() if ops & set(_LOCAL)}
 
@@ -137,7 +160,7 @@ extern "C" __global__ void unbounded(float* out) { int unused; out[threadIdx.x] 
 
 def test_planted_faults_are_caught(compiler: Compile) -> None:
     caps = {"plain": 4, "spilling": 255, "stacked": 64, "ragged": 32, "unbounded": 32, "absent": 32}
-    wrong = "\n".join(faults(compiler(_PLANTED, "planted.cu", "sm_90"), caps, _PLANTED))
+    wrong = "\n".join(faults(compiler(_PLANTED, "planted.cu", HOPPER)[HOPPER], caps, _PLANTED))
     for fault in (
         r"^plain: \d+ registers, stated at most 4$",
         r"^spilling: \d+ bytes spilled$",
@@ -153,7 +176,7 @@ def test_planted_faults_are_caught(compiler: Compile) -> None:
 
 
 def test_planted_local_memory_is_seen_in_the_instructions(compiler: Compile, tmp_path: Path) -> None:
-    found = instructions(compiler(_PLANTED, "planted.cu", "sm_90").cubin, tmp_path)
+    found = instructions(compiler(_PLANTED, "planted.cu", HOPPER)[HOPPER].cubin, tmp_path)
     assert found["stacked"] & set(_LOCAL)
     assert not found["plain"] & set(_LOCAL)
 
@@ -161,17 +184,18 @@ def test_planted_local_memory_is_seen_in_the_instructions(compiler: Compile, tmp
 def test_what_does_not_compile_is_reported_with_its_real_file_and_line(compiler: Compile) -> None:
     text = '#line 1 "a.cu"\n#line 1 "b.cuh"\n__device__ int one() { return wrong; }\n#line 2 "a.cu"\n'
     with pytest.raises(AssertionError, match=r"b\.cuh\(1\): error"):
-        compiler(text, "a.cu", "sm_90")
+        compiler(text, "a.cu", HOPPER)
 
 
 def faults(build: Build, caps: dict[str, int], text: str) -> list[str]:
     """What is wrong with one build, a line each; `caps` is what the file states, `text` where it says so."""
     wrong = [line for line in build.log.splitlines() if "warning" in line]
-    wrong += [f"{name}: stated, but not built" for name in caps.keys() - build.usage.keys()]
-    wrong += [f"{name}: built, but states no cap" for name in build.usage.keys() - caps.keys()]
+    wrong += [f"{name}: stated, but not built" for name in caps if name not in build.usage]
+    wrong += [f"{name}: built, but states no cap" for name in build.usage if name not in caps]
     bounds = {name: (int(threads), int(blocks or 1)) for threads, blocks, name in _BOUNDS.findall(text)}
-    for name in caps.keys() & build.usage.keys():
-        wrong += [f"{name}: {fault}" for fault in _faults(build.usage[name], caps[name], bounds.get(name))]
+    for name, usage in build.usage.items():
+        if name in caps:
+            wrong += [f"{name}: {fault}" for fault in _faults(usage, caps[name], bounds.get(name))]
     return wrong
 
 
@@ -213,7 +237,9 @@ def instructions(cubin: bytes, folder: Path) -> dict[str, set[str]]:
     return found
 
 
-def _build(nvrtc, text: str, name: str, options: list[str]) -> Build:
+def _build(text: str, name: str, options: list[str]) -> Build:
+    nvrtc: Any = import_module("cuda.bindings.nvrtc")
+
     def asked(answer):
         code, *values = answer
         assert code == nvrtc.nvrtcResult.NVRTC_SUCCESS, code
