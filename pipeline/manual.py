@@ -20,6 +20,8 @@ What the graph declares under `params` is an option too. The graphs that ship de
   --weights PATH     a folder or a .gguf file; without it VOXTRAL, and without that the built-in small model
   --delay 960ms      80ms to 1200ms in steps of 80ms, or 2400ms (default 480ms): longer hears more
   --normalize running   level the loudness first (default: off)
+  --backend cuda     where the arithmetic runs (default: auto, the best that opens); `inspect cuda` lists what
+                     --set backend.kv=q8 and the like may set
 """
 
 COMMANDS = {
