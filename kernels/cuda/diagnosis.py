@@ -115,7 +115,10 @@ def _driver(facts: Facts) -> str | None:
             f"{version(facts.driver)}; {cure}"
         )
     if facts.refusal:
-        return f"the driver refuses: {facts.refusal}; see nvidia-smi, and restart the machine after an update"
+        return (
+            f"the driver refuses: {facts.refusal}; nvidia-smi lists programs that fill or hold the GPU, and "
+            "after an update of the driver the machine wants a restart"
+        )
     return None
 
 

@@ -66,7 +66,7 @@ TROUBLES = {
     ),
     "a driver that refuses": (
         {"refusal": "cudaErrorSystemDriverMismatch: ...", "devices": 0},
-        ["the driver refuses: cudaErrorSystemDriverMismatch", "restart the machine"],
+        ["the driver refuses: cudaErrorSystemDriverMismatch", "nvidia-smi lists programs", "wants a restart"],
     ),
     "no device": ({"devices": 0}, ["the driver sees no GPU", "CUDA_VISIBLE_DEVICES"]),
     "not that many devices": ({"index": 2, "devices": 2}, ["there is no GPU 2; expected 0 to 1"]),
