@@ -8,11 +8,11 @@ import numpy as np
 
 from kernels import quant
 from kernels.cuda.backend import Cuda, Kv
-from pipeline.tools.card_ops import ROWS_LAYOUT_UP_TO, SEED, random_blocks
+from kernels.cuda.linear import DP4A_ROWS, FRAGMENT_ROWS
+from pipeline.tools.card_ops import SEED, random_blocks
 from pipeline.tools.card_run import KV, LAYOUTS, CardRun
 
 OUTPUTS, POSITIONS = 256, 300
-EXACT_UP_TO = 64  # rows of x; more go through f16
 EXACT, HALF, EIGHT_BITS = 1e-6, 5e-4, 1.5e-2  # f32 sums; values as f16, or in two terms of 8 bits; in 8 bits
 
 
@@ -21,9 +21,9 @@ def measure_errors(run: CardRun) -> None:
     run.begin("errors against float64")
     for layout in LAYOUTS:
         ops = run.variant(layout=layout)
-        for rows in (1, 4, 16, EXACT_UP_TO, 2 * EXACT_UP_TO):
-            if layout == "fragment" or rows <= ROWS_LAYOUT_UP_TO:
-                allowed = EXACT if rows <= EXACT_UP_TO and layout == "fragment" else HALF
+        for rows in (1, 4, 16, 64, FRAGMENT_ROWS + 1):
+            if layout == "fragment" or rows <= DP4A_ROWS:
+                allowed = EXACT if rows <= FRAGMENT_ROWS and layout == "fragment" else HALF
                 error = partial(product_error, ops, rows, run.sweep.config.decoder.dim)
                 run.check(f"linear Q4_0, {layout}, {rows} row{'s' * (rows > 1)}", allowed, error)
     for kv in KV:

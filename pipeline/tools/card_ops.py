@@ -12,13 +12,14 @@ from kernels import Ring, quant
 from kernels.cuda import probe
 from kernels.cuda.backend import Cuda, Layout
 from kernels.cuda.device import Device
+from kernels.cuda.linear import DP4A_ROWS
 from pipeline.tools.card_clock import Effort, Stopwatch, Timing
 from pipeline.tools.card_figures import COPIED, READ, Place
 from pipeline.tools.card_peers import SDPA, Peers, Product
 from pipeline.tools.card_run import KV, CardRun, Sweep
 from stages.voxtral.config import Config, Tower
 
-ROWS_LAYOUT_UP_TO = 4  # rows of x, beyond which the layout by rows goes through f16
+OVERTAKEN = 64  # rows of x from which f16 weights and cuBLAS, where the layout by rows goes, may be faster
 BLOCKS = 1 << 16  # random Q4_0 blocks, repeated to the size of a matrix
 SEED = 5
 READS, COPIES = 4, 4  # in one recording
@@ -97,7 +98,7 @@ def products(config: Config) -> dict[str, tuple[int, int]]:
 
 
 def measure_products(run: CardRun, peers: Peers) -> None:
-    """Every matrix times 1 to 64 rows: in both layouts, in bf16, and by the peers."""
+    """Every matrix times few and many rows: in both layouts, in bf16, and by the peers."""
     for name, (outputs, inputs) in products(run.sweep.config).items():
         run.begin(f"products with {name}, {outputs} x {inputs}")
         ways = {
@@ -110,7 +111,7 @@ def measure_products(run: CardRun, peers: Peers) -> None:
         for rows in run.sweep.rows:
             place = Place("product", name, (("outputs", outputs), ("inputs", inputs), ("rows", rows)))
             for variant, (kind, multiply) in ways.items():
-                if variant != "rows" or rows <= ROWS_LAYOUT_UP_TO:
+                if variant != "rows" or rows <= DP4A_ROWS or rows >= OVERTAKEN:
                     moved = quant.nbytes(kind, (outputs, inputs)) + 4 * rows * (outputs + inputs)
                     run.take(place, variant, partial(multiply, rows), nbytes=moved)
 

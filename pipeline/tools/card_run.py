@@ -40,7 +40,7 @@ class Sweep:
     """
 
     config: Config = OFFICIAL
-    rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
     lanes: tuple[int, ...] = (1, 8, 32, 64)
     recordings: tuple[int, ...] = (1, 8, 32)
     positions: tuple[int, ...] = (1000, 8192)
