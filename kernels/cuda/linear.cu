@@ -22,7 +22,7 @@ struct StoreRows {
   }
 };
 
-// Up to 4 rows of x in one launch: every block stages them for itself while its first weights are on their way.
+// Up to 4 rows of x in one launch: every block splits them for itself while its first weights are on their way.
 // at most 64 registers
 extern "C" __global__ void __launch_bounds__(512, 2) q4_staged(float* out, const float* x, const uint4* nibbles,
     const uint2* scales, const float* bias, int rows, int columns, int outputs, int share) {
@@ -45,12 +45,17 @@ extern "C" __global__ void __launch_bounds__(256) q4_split(
   q4_stage(terms + 8 * m, width, unscale + m, most, 1, columns, PlainRows{x + (size_t)m * columns, columns});
 }
 
+// Behind q4_split. grid.y cuts the columns: each part leaves a product of its own in out [grid.y * rows, outputs].
 template <int TILES>
 __device__ __forceinline__ void q4_split_product(float* out, const uint4* terms, const float* unscale, const Q4& w,
                                                  const float* bias, int rows, int outputs, int share) {
+  const int part = (w.steps + gridDim.y - 1) / gridDim.y, start = blockIdx.y * part;
+  const Q4 from{w.nibbles + start * 32, w.scales + start * 8, w.steps};
   q4_product<1, TILES>(
-      (outputs + 15) / 16, w.steps, rows, share, room, [&](int tile, int) { return w.tile(tile); },
-      [&] { return q4_from<TILES>(terms, unscale); }, StoreRows{out, bias, outputs});
+      (outputs + 15) / 16, min(part, w.steps - start), rows, share, room,
+      [&](int tile, int) { return from.tile(tile); },
+      [&] { return q4_from<TILES>(terms + start * 64 * TILES, unscale); },
+      StoreRows{out + (size_t)blockIdx.y * rows * outputs, bias, outputs});
 }
 
 // at most 96 registers
@@ -77,7 +82,7 @@ extern "C" __global__ void __launch_bounds__(128) q4_product_32(float* out, cons
                        share);
 }
 
-// at most 152 registers
+// at most 168 registers
 extern "C" __global__ void __launch_bounds__(128) q4_product_64(float* out, const uint4* terms,
     const float* unscale, const uint4* nibbles, const uint2* scales, const float* bias, int rows, int columns,
     int outputs, int share) {

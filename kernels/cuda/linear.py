@@ -36,7 +36,7 @@ WIDENED_WEIGHTS = 1 << 24  # at a time: 32 MiB of f16, which a large GPU's cache
 ROWS = (1, 2, 4, 8)  # what gemv kernels are made for
 GEMV_THREADS = 128
 DP4A_WARPS, DP4A_OUTPUTS = 8, 2
-DP4A_BLOCKS = 4  # on a processor: every block stages x for itself
+DP4A_BLOCKS = 4  # on a processor: every block quantises x for itself
 EMBED_THREADS = 128
 
 
@@ -91,13 +91,17 @@ def embed(out: Any, ids: Any, table: Any, *, device: Device) -> None:
 def _fragments(out: Any, x: Any, w: QuantTensor, bias: Any, device: Device) -> None:
     """Up to 64 rows, by q4.cuh."""
     (items, columns), outputs = x.shape, w.shape[0]
-    plan = q4.plan(items, w.tiles[0].shape[0], columns, device=device)
-    staged = plan.capacity == q4.STAGED_ROWS
-    name = "q4_staged" if staged else f"q4_product_{plan.capacity}"
-    source = (x,) if staged else q4.split(x, plan.capacity, device=device)
+    plan = q4.plan(items, len(w.tiles[0]), columns, device=device, in_parts=True)
     sizes = np.int32(items), np.int32(columns), np.int32(outputs), plan.share
-    args = (out, *source, *w.tiles, bias, *sizes)
+    name, source, product, some_bias = "q4_staged", [x], out, bias
+    if plan.capacity > q4.STAGED_ROWS:
+        name, source = f"q4_product_{plan.capacity}", [*q4.split(x, plan.capacity, device=device)]
+    if plan.parts > 1:
+        product, some_bias = device.scratch("linear.product", (plan.parts * items, outputs), np.float32), NULL
+    args = (product, *source, *w.tiles, some_bias, *sizes)
     device.kernel("linear", name)(plan.grid, plan.block, args, shared_mem=plan.shared)
+    if plan.parts > 1:
+        _finish(out, product, NULL, bias, 0, plan.parts, device)
 
 
 def _dp4a_fits(items: int, columns: int, device: Device) -> bool:

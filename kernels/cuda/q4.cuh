@@ -72,20 +72,30 @@ struct Q4Columns {
   const float* unscale;  // [rows]: what undoes the power of two, times the norm's factor
 };
 
+// Of the two blocks of 32 in a step. For Blackwell the compiler would load both blocks' x at once, up to 64 vectors,
+// and leave room for half as many warps.
+__device__ constexpr int q4_blocks_at_once(int tiles) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+  return tiles > 4 ? 1 : 2;
+#else
+  return 2;
+#endif
+}
+
 // sum += one step of 16 rows x 64 columns, for 8 * TILES columns of the operand; x and stride as in Q4Columns, x at
 // this step. A block's scale is applied in f32 after its two products, which started from zero.
 template <int TILES>
 __device__ __forceinline__ void q4_multiply(float (&sum)[TILES][4], const Q4Step& w, const uint4* x, int stride) {
-  const unsigned words[4] = {w.nibbles.x, w.nibbles.y, w.nibbles.z, w.nibbles.w};
-#pragma unroll
+  unsigned words[2] = {w.nibbles.x, w.nibbles.y}, scales = w.scales.x;
+#pragma unroll(q4_blocks_at_once(TILES))
   for (int b = 0; b < 2; ++b) {
     unsigned a[2][4];
 #pragma unroll
     for (int p = 0; p < 2; ++p) {
-      const unsigned bits = words[2 * b + p], upper = bits >> 8;
+      const unsigned bits = words[p], upper = bits >> 8;
       a[p][0] = q4_low(bits), a[p][1] = q4_high(bits), a[p][2] = q4_low(upper), a[p][3] = q4_high(upper);
     }
-    const float2 scale = __half22float2(as_half2(b ? w.scales.y : w.scales.x));  // of rows g and g + 8
+    const float2 scale = __half22float2(as_half2(scales));  // of rows g and g + 8
 #pragma unroll
     for (int j = 0; j < TILES; ++j) {
       const uint4 v = x[b * stride + 32 * j];
@@ -96,6 +106,7 @@ __device__ __forceinline__ void q4_multiply(float (&sum)[TILES][4], const Q4Step
       sum[j][0] += scale.x * c[0], sum[j][1] += scale.x * c[1];
       sum[j][2] += scale.y * c[2], sum[j][3] += scale.y * c[3];
     }
+    words[0] = w.nibbles.z, words[1] = w.nibbles.w, scales = w.scales.y;
   }
 }
 
