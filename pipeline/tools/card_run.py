@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -107,6 +108,9 @@ class CardRun:
         Absent   naming what is needed and what is free
         """
         free = self.ops.device.free_bytes()
+        if SPARE * nbytes > free / 2:  # recorded steps and their buffers hold each other until looked for
+            gc.collect()
+            free = self.ops.device.free_bytes()
         if SPARE * nbytes > free:
             raise Absent(f"needs {size(nbytes)} on the card, {size(free)} are free")
 

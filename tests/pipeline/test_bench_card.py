@@ -67,9 +67,13 @@ def emulated(free: int = 1 << 30) -> Cuda:
         pytest.skip(f"emulated: {reason}")
 
 
-@pytest.fixture(scope="module")
-def report() -> CardReport:
-    return bench_card(emulated(), SWEEP, ONCE, Peers(ONCE, NOWHERE))
+@pytest.fixture(scope="module", params=["emulated", pytest.param("card", marks=pytest.mark.gpu)])
+def report(request: pytest.FixtureRequest) -> CardReport:
+    try:
+        ops = emulated() if request.param == "emulated" else open_backend("cuda")
+    except BackendMissing as reason:
+        pytest.skip(str(reason))
+    return bench_card(ops, SWEEP, ONCE, Peers(ONCE, NOWHERE))
 
 
 def figure(place: Place, variant: str, seconds: float, nbytes: int = 0) -> Figure:
