@@ -251,11 +251,15 @@ def test_the_mirror_covers_the_whole_contract() -> None:
 
 @pytest.mark.parametrize("op_file", OPS)
 def test_op_files_mirror_the_contract(op_file: str) -> None:
-    """Same ops, same order, same argument names; a backend may add arguments of its own behind them."""
+    """Same ops, same order, same argument names; a backend may add arguments of its own behind them.
+
+    What a memory verb does for the file's own layout, as `ring` for attention, may stand there too.
+    """
+    ops = list(chain.from_iterable(OPS.values()))
     for path in (folder / f"{op_file}.py" for folder in backends()):
         if path.exists():
             found = functions(path)
-            assert [op for op in found if hasattr(Backend, op)] == list(OPS[op_file]), name(path)
+            assert [op for op in found if op in ops] == list(OPS[op_file]), name(path)
             for op in OPS[op_file]:
                 assert found[op][: len(signed(op))] == signed(op), f"{name(path)}: {op}"
 

@@ -57,7 +57,7 @@ extern "C" __global__ void __launch_bounds__(256) pick(int* out, const float* x,
 
 // A warp owns a row of the codebook at a time, a lane the columns lane, lane + 32, ... of it; blockIdx.x
 // counts groups of TOGETHER rows of x. Differences are squared as they are: |c|^2 - 2 x.c would cancel.
-// at most 60 registers
+// at most 64 registers
 extern "C" __global__ void __launch_bounds__(256) nearest(int* out, const float* x, const float* codebook,
                                                           int rows, int columns, int points, Key* parts,
                                                           unsigned* tickets) {

@@ -8,7 +8,8 @@
 typedef unsigned long long Key;
 
 __device__ __forceinline__ Key key_of(float value, int index) {
-  const unsigned bits = __float_as_uint(value + 0.f);
+  unsigned bits = __float_as_uint(value);
+  if (bits == 0x80000000u) bits = 0;  // -0
   return (Key)(bits >> 31 ? ~bits : bits | 0x80000000u) << 32 | ~(unsigned)index;
 }
 
