@@ -2,7 +2,7 @@
 //   q4_*     Q4_0 in fragment order (q4.cuh): a warp owns 16 outputs of every row, over some or all columns
 //   dp4a_*   Q4_0 by rows (q4_rows.cuh): a warp owns 2 outputs of every row at a time; any grid
 //   gemv_*   dense and Q8_0 (gemv.cuh): a warp owns 2 or 4 outputs of every row; grid N / outputs of a block
-//   terms_*, finish   around a product of cuBLAS: one block per row, a thread every 256th column of it
+//   q4_split, terms_*, finish   before and behind them and cuBLAS: a block owns a row of x, or 256 columns of out
 #include "gemv.cuh"
 #include "q4.cuh"
 #include "q4_rows.cuh"
@@ -38,7 +38,7 @@ extern "C" __global__ void __launch_bounds__(512, 2) q4_staged(float* out, const
 
 // One block per row: what q4_product_* read. width: columns of their operand.
 // at most 40 registers
-extern "C" __global__ void __launch_bounds__(256) q4_split(
+extern "C" __global__ void __launch_bounds__(512) q4_split(
     uint4* terms, float* unscale, const float* x, int columns, int width) {
   __shared__ float most[64];
   const int m = blockIdx.x;
@@ -251,17 +251,17 @@ extern "C" __global__ void __launch_bounds__(256) terms_bf16(bf16* out, const fl
 }
 
 // out [R, outputs] at columns offset.. = sum of terms of product [terms * R, width], * unscale [R], + bias; in place
-// where product is out. grid R.
-// at most 56 registers
+// where product is out. grid (R, width / 256): a thread owns one sum.
+// at most 40 registers
 extern "C" __global__ void __launch_bounds__(256) finish(
     float* out, const float* product, const float* unscale, const float* bias, int width, int outputs, int offset,
     int terms) {
-  const float factor = unscale ? unscale[blockIdx.x] : 1.f;
-  for (int n = threadIdx.x; n < width; n += blockDim.x) {
-    float y = 0.f;
-    for (int term = terms - 1; term >= 0; --term)  // the small ones first
-      y += product[((size_t)term * gridDim.x + blockIdx.x) * width + n];
-    y *= factor;
-    out[(size_t)blockIdx.x * outputs + offset + n] = bias ? y + bias[offset + n] : y;
-  }
+  const int n = blockIdx.y * blockDim.x + threadIdx.x;
+  if (n >= width) return;
+  float y = 0.f;
+#pragma unroll 4
+  for (int term = terms - 1; term >= 0; --term)  // of several halves the small ones first
+    y += product[((size_t)term * gridDim.x + blockIdx.x) * width + n];
+  if (unscale) y *= unscale[blockIdx.x];
+  out[(size_t)blockIdx.x * outputs + offset + n] = bias ? y + bias[offset + n] : y;
 }

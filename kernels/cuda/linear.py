@@ -38,6 +38,7 @@ GEMV_THREADS = 128
 DP4A_WARPS, DP4A_OUTPUTS = 8, 2
 DP4A_BLOCKS = 4  # on a processor: every block quantises x for itself
 EMBED_THREADS = 128
+TERMS_THREADS = FINISH_THREADS = 256
 
 
 def linear(out: Any, x: Any, w: Any, bias: Any | None = None, *, device: Device) -> None:
@@ -169,7 +170,7 @@ def _terms(x: Any, kind: str, terms: int, device: Device) -> tuple[Any, Any]:
     unscale = device.scratch("linear.unscale", (items,), np.float32) if kind == "f16" else NULL
     scaled = (unscale,) if kind == "f16" else ()
     args = (halves, *scaled, x, np.int32(columns), np.int32(terms))
-    device.kernel("linear", f"terms_{kind}")((items,), (256,), args)
+    device.kernel("linear", f"terms_{kind}")((items,), (TERMS_THREADS,), args)
     return halves, unscale
 
 
@@ -179,4 +180,5 @@ def _finish(
     """out [R, offset..] = the terms of product [terms * R, n] added up, unscaled, biased."""
     items, outputs = out.shape
     sizes = np.int32(product.shape[1]), np.int32(outputs), np.int32(offset), np.int32(terms)
-    device.kernel("linear", "finish")((items,), (256,), (out, product, unscale, bias, *sizes))
+    grid = items, -(-product.shape[1] // FINISH_THREADS)
+    device.kernel("linear", "finish")(grid, (FINISH_THREADS,), (out, product, unscale, bias, *sizes))

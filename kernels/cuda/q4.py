@@ -21,6 +21,7 @@ STAGED_WARPS = 16  # two such blocks are the 1024 threads of a processor that ke
 STAGED_BLOCKS = 2
 SPLIT_WARPS = 4  # more columns take more registers: 3 to 5 such blocks fit a processor
 SPLIT_BLOCKS = 4
+SPLIT_THREADS = 512  # of `split`, a block per row
 LEAST_STEPS = 8  # of a warp: two that it loads ahead, and the rest to do meanwhile
 
 
@@ -76,7 +77,7 @@ def split(x: Any, capacity: int, *, device: Device) -> tuple[Any, Any]:
     rows, columns = x.shape
     terms, unscale = split_room(rows, columns, capacity, device=device)
     args = (terms, unscale, x, np.int32(columns), np.int32(2 * capacity))
-    device.kernel("linear", "q4_split")((rows,), (256,), args)
+    device.kernel("linear", "q4_split")((rows,), (SPLIT_THREADS,), args)
     return terms, unscale
 
 
