@@ -87,6 +87,8 @@ def preloaded(mode: str) -> dict[str, str]:
         "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0",
         "TSAN_OPTIONS": "halt_on_error=1:report_signal_unsafe=0",
         "UBSAN_OPTIONS": "print_stacktrace=0",
+        "OPENBLAS_NUM_THREADS": "1",  # TSan does not see how a BLAS's own threads meet
+        "OMP_NUM_THREADS": "1",
     }
     if mode in RUNTIMES:
         asked = [compiler(), f"-print-file-name={RUNTIMES[mode]}"]

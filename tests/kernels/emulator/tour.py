@@ -134,6 +134,10 @@ def layers(ops: Cuda) -> Iterator[Result]:
     }  # fmt: skip
     for rows in (2, 8, 12, 24, 48):
         yield from layer(ops, rows, held)
+    narrow, _ = weight(ops, normal(OUTPUTS, COLUMNS), "q4_0")  # its columns are cut in parts
+    x, h, y = ops.upload(normal(6, OUTPUTS)), ops.upload(normal(6, COLUMNS)), ops.zeros((6, OUTPUTS))
+    fused.linear_residual(ops, x, h, narrow, y=y)
+    yield "residual of few outputs", read(ops, x)
 
 
 def layer(ops: Cuda, lanes: int, held: dict[str, Any]) -> Iterator[Result]:
