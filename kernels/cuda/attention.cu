@@ -1,7 +1,7 @@
 // append: k, v [B, T, K, D] into rings [B, K, C, D] at slots (count + t) % C, then count += T; a warp owns one row of D
 // attend: out = softmax(q k^T / sqrt(D)) v                q, out [B, T, H, D]; item t stands at count - T + t and sees
-//         the `window` positions up to its own. A block owns a tile of queries of one key head over a range of keys:
-//         split.cuh for 4 queries, chunk.cuh for 64; any width by `attend_any`, where a warp owns one query.
+//         the `window` positions up to its own. For D = 64 and 128 a block owns a tile of queries of one key head
+//         over a range of keys: split.cuh for 8 queries, chunk.cuh for 64. Else `attend_any`: a warp owns a query.
 #include "chunk.cuh"
 #include "split.cuh"
 
@@ -59,7 +59,7 @@ extern "C" __global__ void __launch_bounds__(256) append_q8(
 }
 
 // --- attend, any width: grid (blocks of 4 queries, B), 128 threads. A lane scores four keys, then owns every 32nd
-// column; the sums stand in `out` meanwhile. For widths that no 16-byte load divides, correct before fast.
+// column; the sums stand in `out` meanwhile. Correct before fast.
 
 template <class Kept>
 __device__ __forceinline__ void attend_any(float* out, const float* q, const Kept* k, const Kept* v,
@@ -88,7 +88,7 @@ __device__ __forceinline__ void attend_any(float* out, const float* q, const Kep
       const size_t slot = stream + (start + at + key) % capacity;
       float dot = 0.f;
       for (int d = 0; d < width; ++d) dot += q[d] * value_of(k[slot * width + d]);
-      score[u] = dot * scale * worth(step_of(k, k_scale, slot));
+      score[u] = dot * scale * step_of(k, k_scale, slot);
       top = fmaxf(top, score[u]);
     }
     top = warp_max(top);
@@ -106,7 +106,7 @@ __device__ __forceinline__ void attend_any(float* out, const float* q, const Kep
       float mixed = out[d] * keep;
       for (int key = 0; key < here; ++key) {
         const size_t slot = stream + (start + at + key) % capacity;
-        mixed += weights[warp][key] * worth(step_of(v, v_scale, slot)) * value_of(v[slot * width + d]);
+        mixed += weights[warp][key] * step_of(v, v_scale, slot) * value_of(v[slot * width + d]);
       }
       out[d] = mixed;
     }
@@ -129,82 +129,34 @@ extern "C" __global__ void __launch_bounds__(128) attend_any_q8(
   attend_any(out, q, k, v, k_scale, v_scale, count, items, heads, group, capacity, window, width);
 }
 
-// --- few queries: grid (K * tiles of 4, splits, B), 256 threads, room for 8 warps * 4 queries * (D + 2) floats
+// --- few queries: grid (K * tiles of 8, splits, B), 128 threads, room for 4 warps * 8 queries * (D + 2) floats
 
-// at most 128 registers
-extern "C" __global__ void __launch_bounds__(256, 2) split_f16_8(
-    float* out, unsigned* tickets, float2* sums, float* parts, const float* q, const half* k,
-    const half* v, const half* k_scale, const half* v_scale, const int* count, int items, int group,
-    int capacity, int window) {
-  split<8>(out, tickets, sums, parts, q, k, v, k_scale, v_scale, count, items, group, capacity, window);
-}
-
-// at most 128 registers
-extern "C" __global__ void __launch_bounds__(256, 2) split_f16_16(
-    float* out, unsigned* tickets, float2* sums, float* parts, const float* q, const half* k,
-    const half* v, const half* k_scale, const half* v_scale, const int* count, int items, int group,
-    int capacity, int window) {
-  split<16>(out, tickets, sums, parts, q, k, v, k_scale, v_scale, count, items, group, capacity, window);
-}
-
-// at most 128 registers
-extern "C" __global__ void __launch_bounds__(256, 2) split_f16_32(
-    float* out, unsigned* tickets, float2* sums, float* parts, const float* q, const half* k,
-    const half* v, const half* k_scale, const half* v_scale, const int* count, int items, int group,
-    int capacity, int window) {
-  split<32>(out, tickets, sums, parts, q, k, v, k_scale, v_scale, count, items, group, capacity, window);
-}
-
-// at most 128 registers
-extern "C" __global__ void __launch_bounds__(256, 2) split_f16_64(
+// at most 168 registers
+extern "C" __global__ void __launch_bounds__(128, 3) split_f16_64(
     float* out, unsigned* tickets, float2* sums, float* parts, const float* q, const half* k,
     const half* v, const half* k_scale, const half* v_scale, const int* count, int items, int group,
     int capacity, int window) {
   split<64>(out, tickets, sums, parts, q, k, v, k_scale, v_scale, count, items, group, capacity, window);
 }
 
-// at most 128 registers
-extern "C" __global__ void __launch_bounds__(256, 2) split_f16_128(
+// at most 168 registers
+extern "C" __global__ void __launch_bounds__(128, 3) split_f16_128(
     float* out, unsigned* tickets, float2* sums, float* parts, const float* q, const half* k,
     const half* v, const half* k_scale, const half* v_scale, const int* count, int items, int group,
     int capacity, int window) {
   split<128>(out, tickets, sums, parts, q, k, v, k_scale, v_scale, count, items, group, capacity, window);
 }
 
-// at most 128 registers
-extern "C" __global__ void __launch_bounds__(256, 2) split_q8_8(
-    float* out, unsigned* tickets, float2* sums, float* parts, const float* q, const signed char* k,
-    const signed char* v, const half* k_scale, const half* v_scale, const int* count, int items, int group,
-    int capacity, int window) {
-  split<8>(out, tickets, sums, parts, q, k, v, k_scale, v_scale, count, items, group, capacity, window);
-}
-
-// at most 128 registers
-extern "C" __global__ void __launch_bounds__(256, 2) split_q8_16(
-    float* out, unsigned* tickets, float2* sums, float* parts, const float* q, const signed char* k,
-    const signed char* v, const half* k_scale, const half* v_scale, const int* count, int items, int group,
-    int capacity, int window) {
-  split<16>(out, tickets, sums, parts, q, k, v, k_scale, v_scale, count, items, group, capacity, window);
-}
-
-// at most 128 registers
-extern "C" __global__ void __launch_bounds__(256, 2) split_q8_32(
-    float* out, unsigned* tickets, float2* sums, float* parts, const float* q, const signed char* k,
-    const signed char* v, const half* k_scale, const half* v_scale, const int* count, int items, int group,
-    int capacity, int window) {
-  split<32>(out, tickets, sums, parts, q, k, v, k_scale, v_scale, count, items, group, capacity, window);
-}
-
-// at most 128 registers
-extern "C" __global__ void __launch_bounds__(256, 2) split_q8_64(
+// at most 168 registers
+extern "C" __global__ void __launch_bounds__(128, 3) split_q8_64(
     float* out, unsigned* tickets, float2* sums, float* parts, const float* q, const signed char* k,
     const signed char* v, const half* k_scale, const half* v_scale, const int* count, int items, int group,
     int capacity, int window) {
   split<64>(out, tickets, sums, parts, q, k, v, k_scale, v_scale, count, items, group, capacity, window);
 }
 
-// at most 128 registers
-extern "C" __global__ void __launch_bounds__(256, 2) split_q8_128(
+// at most 168 registers
+extern "C" __global__ void __launch_bounds__(128, 3) split_q8_128(
     float* out, unsigned* tickets, float2* sums, float* parts, const float* q, const signed char* k,
     const signed char* v, const half* k_scale, const half* v_scale, const int* count, int items, int group,
     int capacity, int window) {
@@ -221,7 +173,7 @@ extern "C" __global__ void __launch_bounds__(128, 3) chunk_f16_64(
   chunk<64>(out, tickets, sums, parts, q, k, v, k_scale, v_scale, count, items, group, capacity, window);
 }
 
-// at most 248 registers
+// at most 240 registers
 extern "C" __global__ void __launch_bounds__(128, 2) chunk_f16_128(
     float* out, unsigned* tickets, float2* sums, float* parts, const float* q, const half* k,
     const half* v, const half* k_scale, const half* v_scale, const int* count, int items, int group,
@@ -229,15 +181,15 @@ extern "C" __global__ void __launch_bounds__(128, 2) chunk_f16_128(
   chunk<128>(out, tickets, sums, parts, q, k, v, k_scale, v_scale, count, items, group, capacity, window);
 }
 
-// at most 168 registers
-extern "C" __global__ void __launch_bounds__(128, 3) chunk_q8_64(
+// at most 200 registers
+extern "C" __global__ void __launch_bounds__(128, 2) chunk_q8_64(
     float* out, unsigned* tickets, float2* sums, float* parts, const float* q, const signed char* k,
     const signed char* v, const half* k_scale, const half* v_scale, const int* count, int items, int group,
     int capacity, int window) {
   chunk<64>(out, tickets, sums, parts, q, k, v, k_scale, v_scale, count, items, group, capacity, window);
 }
 
-// at most 248 registers
+// at most 255 registers
 extern "C" __global__ void __launch_bounds__(128, 2) chunk_q8_128(
     float* out, unsigned* tickets, float2* sums, float* parts, const float* q, const signed char* k,
     const signed char* v, const half* k_scale, const half* v_scale, const int* count, int items, int group,

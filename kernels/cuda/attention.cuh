@@ -9,6 +9,8 @@
 
 constexpr float LOWEST = -1e30f;  // where a maximum starts: below any score, and its difference to one is finite
 constexpr float LOG2_E = 1.44269504088896340736f;  // scores are kept as powers of two
+constexpr float HEADROOM = 12.f;  // weights go up to 2^12, so that halves have digits for the small ones too
+constexpr float LEAST_HALF = 5.9604644775390625e-8f;  // what a step of zero is taken for
 constexpr int LEAST_KEYS = 64;    // per split; fewer would leave loads too few to hide how long each takes
 
 // What a query scores where it may not look. Not a constant: 1 / 0 is none to this compiler.
@@ -47,42 +49,62 @@ __device__ __forceinline__ size_t head_of(const Tile& tile, int row, int items, 
   return ((size_t)blockIdx.z * items + row / group) * tile.heads * group + tile.head * group + row % group;
 }
 
-// --- what is kept: halves, or signed bytes that are worth one step per slot
-
-__device__ __forceinline__ uint4 eight(const half* kept) { return *(const uint4*)kept; }
-__device__ __forceinline__ uint2 eight(const signed char* kept) { return *(const uint2*)kept; }
-
-__device__ __forceinline__ void unpack(float* x, unsigned two) {
-  x[0] = __half2float(__ushort_as_half((unsigned short)two));
-  x[1] = __half2float(__ushort_as_half((unsigned short)(two >> 16)));
+// The slot of a position, counted from the oldest one that the tile sees.
+__device__ __forceinline__ int slot_of(const Tile& tile, int at, int capacity) {
+  const int slot = tile.start + at;
+  return slot < capacity ? slot : slot - capacity;
 }
 
-__device__ __forceinline__ void unpack(float (&x)[8], uint4 bits) {
-  unpack(x, bits.x);
-  unpack(x + 2, bits.y);
-  unpack(x + 4, bits.z);
-  unpack(x + 6, bits.w);
+// --- what is kept: halves, or signed bytes that count steps, one step for a position and head
+
+template <int BYTES> struct Bits;  // that one load brings
+template <> struct Bits<8> { typedef uint2 type; };
+template <> struct Bits<16> { typedef uint4 type; };
+
+__device__ __forceinline__ unsigned word_of(half2 two) { return *(const unsigned*)&two; }
+__device__ __forceinline__ half2 two_of(unsigned word) { return *(const half2*)&word; }
+
+// The lower halves of two words, and the upper ones.
+__device__ __forceinline__ unsigned lower(unsigned a, unsigned b) { return __byte_perm(a, b, 0x5410); }
+__device__ __forceinline__ unsigned upper(unsigned a, unsigned b) { return __byte_perm(a, b, 0x7632); }
+
+// Words of two halves each, from halves, and from bytes, which halves hold exactly: a byte behind 0x64 is 1024 more.
+__device__ __forceinline__ void halves_of(unsigned (&word)[4], uint4 bits) {
+  word[0] = bits.x, word[1] = bits.y, word[2] = bits.z, word[3] = bits.w;
 }
 
-// A byte in the last place of 2^23 is that integer as a float: no conversion, which would run at a quarter of the rate.
-__device__ __forceinline__ void unpack(float (&x)[8], uint2 bits) {
-  const unsigned low = bits.x ^ 0x80808080u, high = bits.y ^ 0x80808080u;  // -128 .. 127 becomes 0 .. 255
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    x[i] = __uint_as_float(0x4b000000u | (low >> 8 * i & 255u)) - 8388736.f;
-    x[i + 4] = __uint_as_float(0x4b000000u | (high >> 8 * i & 255u)) - 8388736.f;
-  }
+__device__ __forceinline__ void halves_of_bytes(unsigned* word, unsigned four) {
+  const unsigned above = four ^ 0x80808080u;  // -128 .. 127 becomes 0 .. 255
+  const half2 zero = __float2half2_rn(1152.f);
+  word[0] = word_of(__hsub2(two_of(__byte_perm(above, 0x64646464u, 0x4140)), zero));
+  word[1] = word_of(__hsub2(two_of(__byte_perm(above, 0x64646464u, 0x4342)), zero));
+}
+
+__device__ __forceinline__ void halves_of(unsigned (&word)[4], uint2 bits) {
+  halves_of_bytes(word, bits.x);
+  halves_of_bytes(word + 2, bits.y);
+}
+
+__device__ __forceinline__ void halves_of(unsigned (&word)[8], uint4 bits) {
+  halves_of_bytes(word, bits.x);
+  halves_of_bytes(word + 2, bits.y);
+  halves_of_bytes(word + 4, bits.z);
+  halves_of_bytes(word + 6, bits.w);
 }
 
 __device__ __forceinline__ float value_of(half kept) { return __half2float(kept); }
 __device__ __forceinline__ float value_of(signed char kept) { return kept; }
 
-// What a step is worth: halves have none, and it costs them nothing.
-struct One {};
-__device__ __forceinline__ One step_of(const half*, const half*, size_t) { return {}; }
-__device__ __forceinline__ half step_of(const signed char*, const half* scale, size_t slot) { return scale[slot]; }
-__device__ __forceinline__ float worth(One) { return 1.f; }
-__device__ __forceinline__ float worth(half step) { return __half2float(step); }
+// What a step is worth; halves have none, and it costs them nothing.
+__device__ __forceinline__ float step_of(const half*, const half*, size_t) { return 1.f; }
+__device__ __forceinline__ float step_of(const signed char*, const half* scale, size_t slot) {
+  return __half2float(scale[slot]);
+}
+
+// A weight is counted in steps of its value: what that adds to the score, and takes from the weight in a sum. Both are
+// approximate by 2^-22, and make of one key that much more or less.
+__device__ __forceinline__ float steps_more(float step) { return __log2f(fmaxf(step, LEAST_HALF)); }
+__device__ __forceinline__ float steps_less(float step) { return __fdividef(1.f, fmaxf(step, LEAST_HALF)); }
 
 // Halves end at 65504. What lies beyond stays there and finite; what is not a number stays none.
 __device__ __forceinline__ float within_half(float x) { return fabsf(x) > 65504.f ? copysignf(65504.f, x) : x; }
@@ -90,7 +112,13 @@ __device__ __forceinline__ half2 kept_halves(float x, float y) {
   return __floats2half2_rn(within_half(x), within_half(y));
 }
 
-__device__ __forceinline__ unsigned word_of(half2 two) { return *(const unsigned*)&two; }
+// Two halves that x and y round to, and two more of what that left.
+__device__ __forceinline__ void halve(unsigned& high, unsigned& low, float x, float y) {
+  const half2 two = kept_halves(x, y);
+  const float2 near = __half22float2(two);
+  high = word_of(two);
+  low = word_of(kept_halves(x - near.x, y - near.y));
+}
 
 // --- splits become one: each query left (largest score, sum of exp2(score - largest)) in sums [B, K, S, R] and
 // the sum of exp2(score - largest) * value in parts [B, K, S, R, D]
@@ -104,7 +132,7 @@ __device__ __forceinline__ float4 gather(const float2* sums, const float* parts,
                                          int width, int d) {
   float most = LOWEST, sum = 0.f;
   float4 mix = make_float4(0.f, 0.f, 0.f, 0.f);
-#pragma unroll 8
+#pragma unroll 16
   for (int split = 0; split < live; ++split, part += rows) {
     const float2 one = sums[part];
     const float4 o = *(const float4*)(parts + part * width + d);

@@ -1,4 +1,4 @@
-"""K/V rings of halves or of bytes, and attention over them by split keys or by tensor cores.
+"""K/V rings of halves or of bytes, and attention over them: tensor cores for heads of 64 and 128 columns.
 
 Which kernel serves is settled by shapes alone, so that a recorded step stays valid at every position: a
 launch has as many splits as could ever be of use, and those that have no keys yet return at once.
@@ -16,11 +16,10 @@ from kernels.cuda.device import NULL, Device
 from kernels.errors import ShapeError
 from kernels.tensor import Ring
 
-WIDTHS = (8, 16, 32, 64, 128)  # of heads that whole 16-byte loads divide; others take a slower kernel
-CHUNK_WIDTHS = (64, 128)
-CHUNK_QUERIES = 16  # per key head; four tiles of 4 would ask for 176 of the 128 instructions of a clock
+WIDTHS = (64, 128)  # of heads that the fast kernels are written for; others take one warp for a query
+CHUNK_QUERIES = 16  # per key head; from two full tiles of 8 on, keys read once are worth a half's precision
 LEAST_KEYS = 64  # a split takes, as in attention.cuh
-BLOCKS_A_PROCESSOR = 2  # what registers let stay at once: more splits would wait for a second round
+BLOCKS_A_PROCESSOR = 2  # 8 warps with 8 KB on their way each; more splits would only be more to gather
 KV_Q8_ERROR = 1.5e-2  # of a row of `out`, norm-wise: measured 0.8e-2 to 1.1e-2 on normal keys and values
 KV_Q8_LOUD_ERROR = 5e-2  # where a few columns are eight times as loud as the others, which share their step
 
@@ -32,12 +31,15 @@ class Plan:
     kernel: str
     tiles: int
     splits: int
-    threads: int
-    shared: int
+    shared: int  # bytes
 
 
 def ring(lanes: int, heads: int, capacity: int, width: int, *, kv: str, device: Device) -> Ring:
-    """An empty ring of halves, or with kv "q8" of bytes, whose step of each position and head is a half."""
+    """An empty ring of halves, or with kv "q8" of bytes and a step for each position and head.
+
+    A step is a half: bytes are counted in the step as it is kept, so its rounding costs nothing, and an f32
+    would cost 3 % of the bytes that a head of 64 reads.
+    """
     shape = lanes, heads, capacity, width
     count = device.zeros((lanes,), np.int32)
     if kv == "f16":
@@ -83,22 +85,18 @@ def attend(out: Any, q: Any, ring: Ring, window: int, *, device: Device) -> None
 
 
 def plan(q_shape: tuple[int, ...], ring: Ring, window: int, processors: int) -> Plan:
-    """Tiles of 4 queries, or of 64 where there are many; splits to fill the device once and no further."""
+    """Tiles of 8 queries, or of 64 where there are many; splits to fill the device once and no further."""
     lanes, items, heads, width = q_shape
     groups = ring.k.shape[1]
     queries = items * heads // groups
-    many = width in CHUNK_WIDTHS and queries >= CHUNK_QUERIES
-    tile, threads, shared = _many(width) if many else (4, 256, 4 * 8 * 4 * (width + 2))
+    name = f"{_kept(ring)}_{width}"
+    if queries < CHUNK_QUERIES:
+        name, tile, shared = f"split_{name}", 8, 4 * 4 * 8 * (width + 2)  # warps, queries
+    else:
+        name, tile, shared = f"chunk_{name}", 64, 4 * (64 * (width + 16) // 2 + 32 * (width + 8) + 3 * 64)
     tiles = -(-queries // tile)
     room = BLOCKS_A_PROCESSOR * processors // (lanes * groups * tiles)
-    splits = max(1, min(room, -(-(window + items - 1) // LEAST_KEYS)))
-    name = f"{'chunk' if many else 'split'}_{_kept(ring)}_{width}"
-    return Plan(name, tiles, splits, threads, shared)
-
-
-def _many(width: int) -> tuple[int, int, int]:
-    """64 queries, and shared memory for 64 keys, values and steps, padded as in chunk.cuh."""
-    return 64, 128, 4 * (64 * (width + 16) // 2 + 32 * (width + 8) + 64)
+    return Plan(name, tiles, max(1, min(room, -(-(window + items - 1) // LEAST_KEYS))), shared)
 
 
 def _check(q: Any, ring: Ring, window: int) -> None:
@@ -126,7 +124,7 @@ def _attend_tiles(out: Any, q: Any, ring: Ring, window: int, device: Device) -> 
         )
     sizes = items, heads // groups, ring.capacity, window
     device.kernel("attention", how.kernel)(
-        (groups * how.tiles, how.splits, lanes), (how.threads,),
+        (groups * how.tiles, how.splits, lanes), (128,),
         (out, *between, q, ring.k, ring.v, *_scales(ring), ring.count, *(np.int32(size) for size in sizes)),
         shared_mem=how.shared,
     )  # fmt: skip

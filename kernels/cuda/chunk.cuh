@@ -13,55 +13,43 @@ struct Staged {
   static constexpr int V_WORDS = D + 8;         // a column of two keys to a word
 };
 
-// Two halves that x and y round to, and two more of what that left.
-__device__ __forceinline__ void split_in_two(unsigned& high, unsigned& low, float x, float y) {
-  high = word_of(kept_halves(x, y));
-  float near[2];
-  unpack(near, high);
-  low = word_of(kept_halves(x - near[0], y - near[1]));
-}
-
-// The lower halves of two words, and the upper ones.
-__device__ __forceinline__ unsigned lower(unsigned a, unsigned b) { return (a & 0xffffu) | b << 16; }
-__device__ __forceinline__ unsigned upper(unsigned a, unsigned b) { return a >> 16 | (b & 0xffff0000u); }
-
-__device__ __forceinline__ uint4 halves(uint4 bits, float) { return bits; }
-__device__ __forceinline__ uint4 halves(uint2 bits, float by) {
-  float x[8];
-  unpack(x, bits);
-  return make_uint4(word_of(kept_halves(x[0] * by, x[1] * by)), word_of(kept_halves(x[2] * by, x[3] * by)),
-                    word_of(kept_halves(x[4] * by, x[5] * by)), word_of(kept_halves(x[6] * by, x[7] * by)));
-}
-
-// Keys at .. at + 63 into shared memory, zeros from `to` on: what lies there was perhaps never written. Bytes of keys
-// are exact as halves, and their steps wait for the scores; values are multiplied out.
+// Keys at .. at + 63 into shared memory, zeros from `to` on: what lies there was perhaps never written. Bytes are
+// exact as halves; their steps wait in `steps` for the scores and the weights.
 template <int D, class Kept>
 __device__ __forceinline__ void stage(unsigned* keys, unsigned* values, float* steps, const Kept* k, const Kept* v,
-                                      const half* k_scale, const half* v_scale, size_t stream, int start, int at,
-                                      int to, int capacity) {
+                                      const half* k_scale, const half* v_scale, size_t stream, const Tile& tile,
+                                      int at, int to, int capacity) {
   typedef Staged<D> Room;
+  typedef typename Bits<sizeof(Kept) * 8>::type Load;
 #pragma unroll 2
   for (int i = threadIdx.x; i < Room::KEYS / 2 * (D / 8); i += blockDim.x) {  // two keys, eight columns
     const int pair = i / (D / 8), d = i % (D / 8) * 8;
-    uint4 mine[2];
+    unsigned k_word[2][4], v_word[2][4];
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
       const int key = at + 2 * pair + e;
-      int slot = start + min(key, to - 1);
-      slot -= slot >= capacity ? capacity : 0;
-      const size_t held = stream + slot;
-      const bool there = key < to;
-      const uint4 k_bits = halves(eight(k + held * D + d), 1.f);
-      const uint4 v_bits = halves(eight(v + held * D + d), worth(step_of(v, v_scale, held)));
-      if (sizeof(Kept) == 1 && d == 0) steps[2 * pair + e] = worth(step_of(k, k_scale, held));
-      *(uint4*)(keys + (2 * pair + e) * Room::K_WORDS + d / 2) = there ? k_bits : make_uint4(0, 0, 0, 0);
-      mine[e] = there ? v_bits : make_uint4(0, 0, 0, 0);
+      const size_t slot = stream + slot_of(tile, min(key, to - 1), capacity);
+      halves_of(k_word[e], *(const Load*)(k + slot * D + d));
+      halves_of(v_word[e], *(const Load*)(v + slot * D + d));
+      if (sizeof(Kept) == 1 && d == 0) {
+        const float step = step_of(v, v_scale, slot);
+        steps[2 * pair + e] = step_of(k, k_scale, slot);
+        steps[Room::KEYS + 2 * pair + e] = steps_more(step);
+        steps[2 * Room::KEYS + 2 * pair + e] = steps_less(step);
+      }
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        if (key >= to) k_word[e][j] = v_word[e][j] = 0;
+      }
+      *(uint4*)(keys + (2 * pair + e) * Room::K_WORDS + d / 2) =
+          make_uint4(k_word[e][0], k_word[e][1], k_word[e][2], k_word[e][3]);
     }
-    uint4* const zipped = (uint4*)(values + pair * Room::V_WORDS + d);
-    zipped[0] = make_uint4(lower(mine[0].x, mine[1].x), upper(mine[0].x, mine[1].x),
-                           lower(mine[0].y, mine[1].y), upper(mine[0].y, mine[1].y));
-    zipped[1] = make_uint4(lower(mine[0].z, mine[1].z), upper(mine[0].z, mine[1].z),
-                           lower(mine[0].w, mine[1].w), upper(mine[0].w, mine[1].w));
+#pragma unroll
+    for (int j = 0; j < 2; ++j)
+      *(uint4*)(values + pair * Room::V_WORDS + d + 4 * j) =
+          make_uint4(lower(v_word[0][2 * j], v_word[1][2 * j]), upper(v_word[0][2 * j], v_word[1][2 * j]),
+                     lower(v_word[0][2 * j + 1], v_word[1][2 * j + 1]),
+                     upper(v_word[0][2 * j + 1], v_word[1][2 * j + 1]));
   }
 }
 
@@ -74,7 +62,7 @@ __device__ __forceinline__ void chunk(float* out, unsigned* tickets, float2* sum
   extern __shared__ float4 room[];
   unsigned* const keys = (unsigned*)room;                  // [KEYS, K_WORDS]
   unsigned* const values = keys + KEYS * Room::K_WORDS;    // [KEYS / 2, V_WORDS]
-  float* const steps = (float*)(values + KEYS / 2 * Room::V_WORDS);  // [KEYS], of bytes alone
+  float* const steps = (float*)(values + KEYS / 2 * Room::V_WORDS);  // [3, KEYS], of bytes alone
   const Tile tile = tile_of<ROWS, KEYS>(count[blockIdx.z], items, group, capacity, window, gridDim.y);
   if (blockIdx.y >= tile.live) return;
   const int from = blockIdx.y * tile.keys, to = min(from + tile.keys, tile.seen);
@@ -96,8 +84,8 @@ __device__ __forceinline__ void chunk(float* out, unsigned* tickets, float2* sum
 #pragma unroll
     for (int s = 0; s < D / 16; ++s) {
       const float4 four = *(const float4*)(x + 16 * s);
-      split_in_two(high[s][r], low[s][r], four.x * (LOG2_E / sqrtf(D)), four.y * (LOG2_E / sqrtf(D)));
-      split_in_two(high[s][r + 2], low[s][r + 2], four.z * (LOG2_E / sqrtf(D)), four.w * (LOG2_E / sqrtf(D)));
+      halve(high[s][r], low[s][r], four.x * (LOG2_E / sqrtf(D)), four.y * (LOG2_E / sqrtf(D)));
+      halve(high[s][r + 2], low[s][r + 2], four.z * (LOG2_E / sqrtf(D)), four.w * (LOG2_E / sqrtf(D)));
     }
 #pragma unroll
     for (int n = 0; n < D / 8; ++n) mix[n][2 * r] = mix[n][2 * r + 1] = 0.f;
@@ -105,7 +93,7 @@ __device__ __forceinline__ void chunk(float* out, unsigned* tickets, float2* sum
 
   for (int at = from; at < to; at += KEYS) {
     __syncthreads();  // all have read what was there
-    stage<D>(keys, values, steps, k, v, k_scale, v_scale, stream, tile.start, at, to, capacity);
+    stage<D>(keys, values, steps, k, v, k_scale, v_scale, stream, tile, at, to, capacity);
     __syncthreads();
     if (mine >= tile.rows || at > newest || at + KEYS <= oldest - window + 1) continue;
     float score[KEYS / 8][4];
@@ -120,8 +108,10 @@ __device__ __forceinline__ void chunk(float* out, unsigned* tickets, float2* sum
         mma(score[n], low[s], b);
       }
       if (sizeof(Kept) == 1) {
-        const float2 two = *(const float2*)(steps + 8 * n + 2 * t);
-        score[n][0] *= two.x, score[n][1] *= two.y, score[n][2] *= two.x, score[n][3] *= two.y;
+        const float2 by = *(const float2*)(steps + 8 * n + 2 * t);
+        const float2 more = *(const float2*)(steps + KEYS + 8 * n + 2 * t);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) score[n][i] = score[n][i] * (i % 2 ? by.y : by.x) + (i % 2 ? more.y : more.x);
       }
     }
     if (at + KEYS > to || at + KEYS - 1 > oldest || at <= newest - window) {  // some queries do not see all keys
@@ -148,10 +138,16 @@ __device__ __forceinline__ void chunk(float* out, unsigned* tickets, float2* sum
       for (int n = 0; n < D / 8; ++n) mix[n][2 * r] *= keep, mix[n][2 * r + 1] *= keep;
 #pragma unroll
       for (int n = 0; n < KEYS / 8; ++n) {
-        float x[2];
-        weight[n][r] = word_of(__floats2half2_rn(exp2f(score[n][2 * r] - top), exp2f(score[n][2 * r + 1] - top)));
-        unpack(x, weight[n][r]);
-        sum[r] += x[0] + x[1];
+        const half2 two = __floats2half2_rn(exp2f(score[n][2 * r] - (top - HEADROOM)),
+                                            exp2f(score[n][2 * r + 1] - (top - HEADROOM)));
+        const float2 near = __half22float2(two);
+        weight[n][r] = word_of(two);
+        if (sizeof(Kept) == 1) {
+          const float2 by = *(const float2*)(steps + 2 * KEYS + 8 * n + 2 * t);
+          sum[r] += near.x * by.x + near.y * by.y;
+        } else {
+          sum[r] += near.x + near.y;
+        }
       }
     }
 #pragma unroll

@@ -83,7 +83,7 @@ def held(device: Device, ring: Ring) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 def tolerance(q: np.ndarray, ring: Ring) -> float:
     queries, width = q.shape[1] * q.shape[2] // ring.k.shape[1], q.shape[3]
-    many = width in attention.CHUNK_WIDTHS and queries >= attention.CHUNK_QUERIES
+    many = width in attention.WIDTHS and queries >= attention.CHUNK_QUERIES
     return HALF_CLASS if many else F32_CLASS
 
 
@@ -113,7 +113,8 @@ CASES = {  # heads, capacity, window, steps; the last step attends
     "encoder, wrapped": (ENCODER, 103, 100, [80, 60, 4]),
     "encoder, wrapped inside a step": (ENCODER, 66, 50, [64, 4]),
     "encoder, one item short of a tile": (ENCODER, 103, 100, [90, 3]),
-    "five queries on two tiles": ((5, 1, 64), 40, 40, [50 - 10, 1]),
+    "nine queries on two tiles": ((9, 1, 64), 40, 40, [40, 1]),
+    "fifteen queries": ((5, 1, 128), 100, 90, [90, 3]),
     "every width: 8": ((4, 2, 8), 300, 280, [290, 3]),
     "every width: 16": ((4, 2, 16), 300, 280, [290, 3]),
     "every width: 32": ((4, 2, 32), 300, 280, [290, 3]),
@@ -139,7 +140,7 @@ def test_attend_keeps_its_class(device, shape, capacity, window, steps, kv):
 
 @settings(max_examples=25, deadline=None)
 @given(
-    width=st.sampled_from([4, *attention.WIDTHS]), groups=st.integers(1, 2), shared=st.integers(1, 4),
+    width=st.sampled_from([4, 16, *attention.WIDTHS]), groups=st.integers(1, 2), shared=st.integers(1, 4),
     window=st.integers(1, 90), cuts=st.lists(st.integers(1, 10), min_size=1, max_size=4),
     spare=st.integers(0, 40), kv=st.sampled_from(["f16", "q8"]), data=st.data(),
 )  # fmt: skip
@@ -229,6 +230,18 @@ def test_large_scores_leave_one_key(device):
         got = attend(device, ring, np.full((1, items, 1, 64), 1e3, np.float32), 16)
         expected = np.float16(device.fetch(v).wait()[0, 7, 0]).astype(np.float32)
         assert_same(got[0, -1, 0], expected, what=f"the answer to {items} items")
+
+
+def test_silent_values_stay_silent_in_eight_bits(device):
+    for items in (1, 16):
+        ring = fresh(device, 1, (1, 1, 64), 32, "q8")
+        k, v = normal(1, 16, 1, 64), normal(1, 16, 1, 64, seed=1)
+        v[0, :8] = 0
+        attention.append(ring, *(device.upload(x) for x in (k, v, words(1))), device=device)
+        check(device, ring, items, 1, 16, f"{items} items over silence and noise")
+        attention.append(ring, *(device.upload(x) for x in (k, np.zeros_like(v), words(1))), device=device)
+        got = attend(device, ring, normal(1, items, 1, 64), 2)
+        assert_same(got[0, -1], np.zeros_like(got[0, -1]), what="what is made of silence")
 
 
 # --- append
