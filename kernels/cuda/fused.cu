@@ -2,10 +2,10 @@
 //   qkv      norm, three products, RoPE, append: a pair of rows is rotated, or kept, by the thread that adds it up
 //   residual x [R, N] += w @ h (+ bias);   gate_up  out = silu(gate @ norm(x)) * (up @ norm(x))
 //   head     norm, the largest row of the table behind the guard, and the run of blanks
-// *_4: up to 4 rows of x [R, K], which every block stages for itself; *_8 .. *_64: up to as many, which norm_split or
-// q4_split left in `terms`. Grid and `share` as in linear.cu: a warp owns 16 outputs of every row, or a part of
-// their columns. All of a family take the same arguments; those of the other way to come by x are NULL. Two matrices
-// at once need so many registers that gate_up ends at 32 rows.
+// *_4: up to 4 rows of x [R, K], which every block splits for itself; *_8 .. *_64: up to as many, which norm_split
+// left in `terms`. Grid and `share` as in linear.cu: a warp owns 16 outputs of every row, or a part of their columns.
+// All of a family take the same arguments; those of the other way to come by x are NULL. qkv ends at 32
+// rows, and gate_up, with two matrices at once, at 16: there are no registers for more.
 #include "attention.cuh"
 #include "pointwise.cuh"
 #include "q4.cuh"
@@ -99,11 +99,11 @@ __device__ __forceinline__ void count_items(int* count, const int* active, unsig
 
 template <int TILES, bool STAGED>
 __device__ __forceinline__ void qkv(
-    float* q, half* ring_k, half* ring_v, float* k, float* v, int* count, const int* active, unsigned* ticket, const float* x, const
-    float* gain, float eps, const uint4* terms, const float* unscale, const uint4* q_nibbles, const uint2* q_scales,
-    const float* q_bias, const uint4* k_nibbles, const uint2* k_scales, const float* k_bias, const uint4* v_nibbles,
-    const uint2* v_scales, const float* v_bias, int lanes, int items, int heads, int kept, int width, int capacity,
-    double log2_theta, int columns, int share) {
+    float* q, half* ring_k, half* ring_v, float* k, float* v, int* count, const int* active, unsigned* ticket,
+    const float* x, const float* gain, float eps, const uint4* terms, const float* unscale, const uint4* q_nibbles,
+    const uint2* q_scales, const float* q_bias, const uint4* k_nibbles, const uint2* k_scales, const float* k_bias,
+    const uint4* v_nibbles, const uint2* v_scales, const float* v_bias, int lanes, int items, int heads, int kept,
+    int width, int capacity, double log2_theta, int columns, int share) {
   const int steps = (columns + 63) / 64, q_tiles = (heads * width + 15) / 16, k_tiles = (kept * width + 15) / 16;
   const int rows = lanes * items;
   const Qkv w{{q_nibbles, q_scales, steps}, {k_nibbles, k_scales, steps}, {v_nibbles, v_scales, steps},
@@ -112,68 +112,60 @@ __device__ __forceinline__ void qkv(
   q4_product<1, TILES>(
       q_tiles + 2 * k_tiles, steps, rows, share, at.partial, w,
       [&] { return at.activations(terms, unscale, rows, columns, NormedRows{x, columns, gain, NULL, eps}); },
-      RotateAndKeep{q, ring_k, ring_v, k, v, count, active, q_bias, k_bias, v_bias, items, heads, kept, width, capacity,
-                    log2_theta});
+      RotateAndKeep{q, ring_k, ring_v, k, v, count, active, q_bias, k_bias, v_bias, items, heads, kept, width,
+                    capacity, log2_theta});
   if (ring_k) count_items(count, active, ticket, lanes, items);
 }
 
 // at most 64 registers
 extern "C" __global__ void __launch_bounds__(512, 2) qkv_4(
-    float* q, half* ring_k, half* ring_v, float* k, float* v, int* count, const int* active, unsigned* ticket, const float* x, const
-    float* gain, float eps, const uint4* terms, const float* unscale, const uint4* q_nibbles, const uint2* q_scales,
-    const float* q_bias, const uint4* k_nibbles, const uint2* k_scales, const float* k_bias, const uint4* v_nibbles,
-    const uint2* v_scales, const float* v_bias, int lanes, int items, int heads, int kept, int width, int capacity,
-    double log2_theta, int columns, int share) {
-  qkv<1, true>(q, ring_k, ring_v, k, v, count, active, ticket, x, gain, eps, terms, unscale, q_nibbles, q_scales, q_bias,
-      k_nibbles, k_scales, k_bias, v_nibbles, v_scales, v_bias, lanes, items, heads, kept, width, capacity, log2_theta,
-      columns, share);
+    float* q, half* ring_k, half* ring_v, float* k, float* v, int* count, const int* active, unsigned* ticket,
+    const float* x, const float* gain, float eps, const uint4* terms, const float* unscale, const uint4* q_nibbles,
+    const uint2* q_scales, const float* q_bias, const uint4* k_nibbles, const uint2* k_scales, const float* k_bias,
+    const uint4* v_nibbles, const uint2* v_scales, const float* v_bias, int lanes, int items, int heads, int kept,
+    int width, int capacity, double log2_theta, int columns, int share) {
+  qkv<1, true>(
+      q, ring_k, ring_v, k, v, count, active, ticket, x, gain, eps, terms, unscale, q_nibbles, q_scales, q_bias,
+      k_nibbles, k_scales, k_bias, v_nibbles, v_scales, v_bias, lanes, items, heads, kept, width, capacity,
+      log2_theta, columns, share);
 }
 
 // at most 96 registers
 extern "C" __global__ void __launch_bounds__(128, 5) qkv_8(
-    float* q, half* ring_k, half* ring_v, float* k, float* v, int* count, const int* active, unsigned* ticket, const float* x, const
-    float* gain, float eps, const uint4* terms, const float* unscale, const uint4* q_nibbles, const uint2* q_scales,
-    const float* q_bias, const uint4* k_nibbles, const uint2* k_scales, const float* k_bias, const uint4* v_nibbles,
-    const uint2* v_scales, const float* v_bias, int lanes, int items, int heads, int kept, int width, int capacity,
-    double log2_theta, int columns, int share) {
-  qkv<2, false>(q, ring_k, ring_v, k, v, count, active, ticket, x, gain, eps, terms, unscale, q_nibbles, q_scales, q_bias,
-      k_nibbles, k_scales, k_bias, v_nibbles, v_scales, v_bias, lanes, items, heads, kept, width, capacity, log2_theta,
-      columns, share);
+    float* q, half* ring_k, half* ring_v, float* k, float* v, int* count, const int* active, unsigned* ticket,
+    const float* x, const float* gain, float eps, const uint4* terms, const float* unscale, const uint4* q_nibbles,
+    const uint2* q_scales, const float* q_bias, const uint4* k_nibbles, const uint2* k_scales, const float* k_bias,
+    const uint4* v_nibbles, const uint2* v_scales, const float* v_bias, int lanes, int items, int heads, int kept,
+    int width, int capacity, double log2_theta, int columns, int share) {
+  qkv<2, false>(
+      q, ring_k, ring_v, k, v, count, active, ticket, x, gain, eps, terms, unscale, q_nibbles, q_scales, q_bias,
+      k_nibbles, k_scales, k_bias, v_nibbles, v_scales, v_bias, lanes, items, heads, kept, width, capacity,
+      log2_theta, columns, share);
 }
 
 // at most 96 registers
 extern "C" __global__ void __launch_bounds__(128) qkv_16(
-    float* q, half* ring_k, half* ring_v, float* k, float* v, int* count, const int* active, unsigned* ticket, const float* x, const
-    float* gain, float eps, const uint4* terms, const float* unscale, const uint4* q_nibbles, const uint2* q_scales,
-    const float* q_bias, const uint4* k_nibbles, const uint2* k_scales, const float* k_bias, const uint4* v_nibbles,
-    const uint2* v_scales, const float* v_bias, int lanes, int items, int heads, int kept, int width, int capacity,
-    double log2_theta, int columns, int share) {
-  qkv<4, false>(q, ring_k, ring_v, k, v, count, active, ticket, x, gain, eps, terms, unscale, q_nibbles, q_scales, q_bias,
-      k_nibbles, k_scales, k_bias, v_nibbles, v_scales, v_bias, lanes, items, heads, kept, width, capacity, log2_theta,
-      columns, share);
+    float* q, half* ring_k, half* ring_v, float* k, float* v, int* count, const int* active, unsigned* ticket,
+    const float* x, const float* gain, float eps, const uint4* terms, const float* unscale, const uint4* q_nibbles,
+    const uint2* q_scales, const float* q_bias, const uint4* k_nibbles, const uint2* k_scales, const float* k_bias,
+    const uint4* v_nibbles, const uint2* v_scales, const float* v_bias, int lanes, int items, int heads, int kept,
+    int width, int capacity, double log2_theta, int columns, int share) {
+  qkv<4, false>(
+      q, ring_k, ring_v, k, v, count, active, ticket, x, gain, eps, terms, unscale, q_nibbles, q_scales, q_bias,
+      k_nibbles, k_scales, k_bias, v_nibbles, v_scales, v_bias, lanes, items, heads, kept, width, capacity,
+      log2_theta, columns, share);
 }
 
-// at most 144 registers
+// at most 112 registers
 extern "C" __global__ void __launch_bounds__(128) qkv_32(
-    float* q, half* ring_k, half* ring_v, float* k, float* v, int* count, const int* active, unsigned* ticket, const float* x, const
-    float* gain, float eps, const uint4* terms, const float* unscale, const uint4* q_nibbles, const uint2* q_scales,
-    const float* q_bias, const uint4* k_nibbles, const uint2* k_scales, const float* k_bias, const uint4* v_nibbles,
-    const uint2* v_scales, const float* v_bias, int lanes, int items, int heads, int kept, int width, int capacity,
-    double log2_theta, int columns, int share) {
-  qkv<8, false>(q, ring_k, ring_v, k, v, count, active, ticket, x, gain, eps, terms, unscale, q_nibbles, q_scales, q_bias,
-      k_nibbles, k_scales, k_bias, v_nibbles, v_scales, v_bias, lanes, items, heads, kept, width, capacity, log2_theta,
-      columns, share);
-}
-
-// at most 152 registers
-extern "C" __global__ void __launch_bounds__(128) qkv_64(
-    float* q, half* ring_k, half* ring_v, float* k, float* v, int* count, const int* active, unsigned* ticket, const float* x, const
-    float* gain, float eps, const uint4* terms, const float* unscale, const uint4* q_nibbles, const uint2* q_scales,
-    const float* q_bias, const uint4* k_nibbles, const uint2* k_scales, const float* k_bias, const uint4* v_nibbles,
-    const uint2* v_scales, const float* v_bias, int lanes, int items, int heads, int kept, int width, int capacity,
-    double log2_theta, int columns, int share) {
-  qkv<16, false>(q, ring_k, ring_v, k, v, count, active, ticket, x, gain, eps, terms, unscale, q_nibbles, q_scales,
-      q_bias, k_nibbles, k_scales, k_bias, v_nibbles, v_scales, v_bias, lanes, items, heads, kept, width, capacity,
+    float* q, half* ring_k, half* ring_v, float* k, float* v, int* count, const int* active, unsigned* ticket,
+    const float* x, const float* gain, float eps, const uint4* terms, const float* unscale, const uint4* q_nibbles,
+    const uint2* q_scales, const float* q_bias, const uint4* k_nibbles, const uint2* k_scales, const float* k_bias,
+    const uint4* v_nibbles, const uint2* v_scales, const float* v_bias, int lanes, int items, int heads, int kept,
+    int width, int capacity, double log2_theta, int columns, int share) {
+  qkv<8, false>(
+      q, ring_k, ring_v, k, v, count, active, ticket, x, gain, eps, terms, unscale, q_nibbles, q_scales, q_bias,
+      k_nibbles, k_scales, k_bias, v_nibbles, v_scales, v_bias, lanes, items, heads, kept, width, capacity,
       log2_theta, columns, share);
 }
 
@@ -190,51 +182,29 @@ struct AddRows {
   }
 };
 
-template <int TILES, bool STAGED>
-__device__ __forceinline__ void residual(
-    float* x, const float* h, const uint4* terms, const float* unscale, const uint4* nibbles, const uint2* scales,
-    const float* bias, int rows, int columns, int outputs, int share) {
-  const int steps = (columns + 63) / 64;
-  const Q4 w{nibbles, scales, steps};
-  const Room<TILES, STAGED> at(rows, steps);
-  q4_product<1, TILES>(
-      (outputs + 15) / 16, steps, rows, share, at.partial, [&](int tile, int) { return w.tile(tile); },
-      [&] { return at.activations(terms, unscale, rows, columns, PlainRows{h, columns}); }, AddRows{x, bias, outputs});
-}
-
 // at most 64 registers
 extern "C" __global__ void __launch_bounds__(512, 2) residual_4(
-    float* x, const float* h, const uint4* terms, const float* unscale, const uint4* nibbles, const uint2* scales,
-    const float* bias, int rows, int columns, int outputs, int share) {
-  residual<1, true>(x, h, terms, unscale, nibbles, scales, bias, rows, columns, outputs, share);
+    float* x, const float* h, const uint4* nibbles, const uint2* scales, const float* bias, int rows, int columns,
+    int outputs, int share) {
+  const int steps = (columns + 63) / 64;
+  const Q4 w{nibbles, scales, steps};
+  const Room<1, true> at(rows, steps);
+  q4_product<1, 1>(
+      (outputs + 15) / 16, steps, rows, share, at.partial, [&](int tile, int) { return w.tile(tile); },
+      [&] { return at.activations(NULL, NULL, rows, columns, PlainRows{h, columns}); }, AddRows{x, bias, outputs});
 }
 
-// at most 96 registers
-extern "C" __global__ void __launch_bounds__(128, 5) residual_8(
-    float* x, const float* h, const uint4* terms, const float* unscale, const uint4* nibbles, const uint2* scales,
-    const float* bias, int rows, int columns, int outputs, int share) {
-  residual<2, false>(x, h, terms, unscale, nibbles, scales, bias, rows, columns, outputs, share);
-}
-
-// at most 96 registers
-extern "C" __global__ void __launch_bounds__(128) residual_16(
-    float* x, const float* h, const uint4* terms, const float* unscale, const uint4* nibbles, const uint2* scales,
-    const float* bias, int rows, int columns, int outputs, int share) {
-  residual<4, false>(x, h, terms, unscale, nibbles, scales, bias, rows, columns, outputs, share);
-}
-
-// at most 112 registers
-extern "C" __global__ void __launch_bounds__(128) residual_32(
-    float* x, const float* h, const uint4* terms, const float* unscale, const uint4* nibbles, const uint2* scales,
-    const float* bias, int rows, int columns, int outputs, int share) {
-  residual<8, false>(x, h, terms, unscale, nibbles, scales, bias, rows, columns, outputs, share);
-}
-
-// at most 160 registers
-extern "C" __global__ void __launch_bounds__(128) residual_64(
-    float* x, const float* h, const uint4* terms, const float* unscale, const uint4* nibbles, const uint2* scales,
-    const float* bias, int rows, int columns, int outputs, int share) {
-  residual<16, false>(x, h, terms, unscale, nibbles, scales, bias, rows, columns, outputs, share);
+// x += the parts [parts, R, N] of a product of q4_product_*, which cut its columns: a narrow matrix has too few
+// tiles to fill a GPU. One thread per value.
+// at most 32 registers
+extern "C" __global__ void __launch_bounds__(256) add_parts(
+    float* x, const float* product, const float* bias, int parts, int size, int outputs) {
+  const int at = blockIdx.x * blockDim.x + threadIdx.x;
+  if (at >= size) return;
+  float sum = bias ? bias[at % outputs] : 0.f;
+#pragma unroll 4
+  for (int part = 0; part < parts; ++part) sum += product[(size_t)part * size + at];
+  x[at] += sum;
 }
 
 // --- out = silu(gate @ norm(x)) * (up @ norm(x))
@@ -251,52 +221,47 @@ struct GateRows {
 
 template <int TILES, bool STAGED>
 __device__ __forceinline__ void gate_up(
-    float* out, const float* x, const float* gain, const float* scale, float eps, const uint4* terms, const float*
-    unscale, const uint4* gate_nibbles, const uint2* gate_scales, const uint4* up_nibbles, const uint2* up_scales, int
-    rows, int columns, int outputs, int share) {
+    float* out, const float* x, const float* gain, const float* scale, float eps, const uint4* terms,
+    const float* unscale, const uint4* gate_nibbles, const uint2* gate_scales, const uint4* up_nibbles,
+    const uint2* up_scales, int rows, int columns, int outputs, int share) {
   const int steps = (columns + 63) / 64;
   const Q4 gate{gate_nibbles, gate_scales, steps}, up{up_nibbles, up_scales, steps};
   const Room<TILES, STAGED> at(rows, steps);
   q4_product<2, TILES>(
-      (outputs + 15) / 16, steps, rows, share, at.partial, [&](int tile, int i) { return (i ? up : gate).tile(tile); },
+      (outputs + 15) / 16, steps, rows, share, at.partial,
+      [&](int tile, int i) { return (i ? up : gate).tile(tile); },
       [&] { return at.activations(terms, unscale, rows, columns, NormedRows{x, columns, gain, scale, eps}); },
       GateRows{out, outputs});
 }
 
 // at most 80 registers
 extern "C" __global__ void __launch_bounds__(256, 3) gate_up_4(
-    float* out, const float* x, const float* gain, const float* scale, float eps, const uint4* terms, const float*
-    unscale, const uint4* gate_nibbles, const uint2* gate_scales, const uint4* up_nibbles, const uint2* up_scales, int
-    rows, int columns, int outputs, int share) {
-  gate_up<1, true>(out, x, gain, scale, eps, terms, unscale, gate_nibbles, gate_scales, up_nibbles, up_scales, rows,
-      columns, outputs, share);
+    float* out, const float* x, const float* gain, const float* scale, float eps, const uint4* terms,
+    const float* unscale, const uint4* gate_nibbles, const uint2* gate_scales, const uint4* up_nibbles,
+    const uint2* up_scales, int rows, int columns, int outputs, int share) {
+  gate_up<1, true>(
+      out, x, gain, scale, eps, terms, unscale, gate_nibbles, gate_scales, up_nibbles, up_scales, rows, columns,
+      outputs, share);
 }
 
-// at most 128 registers
-extern "C" __global__ void __launch_bounds__(128, 4) gate_up_8(
-    float* out, const float* x, const float* gain, const float* scale, float eps, const uint4* terms, const float*
-    unscale, const uint4* gate_nibbles, const uint2* gate_scales, const uint4* up_nibbles, const uint2* up_scales, int
-    rows, int columns, int outputs, int share) {
-  gate_up<2, false>(out, x, gain, scale, eps, terms, unscale, gate_nibbles, gate_scales, up_nibbles, up_scales,
-      rows, columns, outputs, share);
+// at most 160 registers
+extern "C" __global__ void __launch_bounds__(128, 3) gate_up_8(
+    float* out, const float* x, const float* gain, const float* scale, float eps, const uint4* terms,
+    const float* unscale, const uint4* gate_nibbles, const uint2* gate_scales, const uint4* up_nibbles,
+    const uint2* up_scales, int rows, int columns, int outputs, int share) {
+  gate_up<2, false>(
+      out, x, gain, scale, eps, terms, unscale, gate_nibbles, gate_scales, up_nibbles, up_scales, rows, columns,
+      outputs, share);
 }
 
-// at most 176 registers
-extern "C" __global__ void __launch_bounds__(128) gate_up_16(
-    float* out, const float* x, const float* gain, const float* scale, float eps, const uint4* terms, const float*
-    unscale, const uint4* gate_nibbles, const uint2* gate_scales, const uint4* up_nibbles, const uint2* up_scales, int
-    rows, int columns, int outputs, int share) {
-  gate_up<4, false>(out, x, gain, scale, eps, terms, unscale, gate_nibbles, gate_scales, up_nibbles, up_scales,
-      rows, columns, outputs, share);
-}
-
-// at most 255 registers
-extern "C" __global__ void __launch_bounds__(128) gate_up_32(
-    float* out, const float* x, const float* gain, const float* scale, float eps, const uint4* terms, const float*
-    unscale, const uint4* gate_nibbles, const uint2* gate_scales, const uint4* up_nibbles, const uint2* up_scales, int
-    rows, int columns, int outputs, int share) {
-  gate_up<8, false>(out, x, gain, scale, eps, terms, unscale, gate_nibbles, gate_scales, up_nibbles, up_scales,
-      rows, columns, outputs, share);
+// at most 224 registers
+extern "C" __global__ void __launch_bounds__(128, 2) gate_up_16(
+    float* out, const float* x, const float* gain, const float* scale, float eps, const uint4* terms,
+    const float* unscale, const uint4* gate_nibbles, const uint2* gate_scales, const uint4* up_nibbles,
+    const uint2* up_scales, int rows, int columns, int outputs, int share) {
+  gate_up<4, false>(
+      out, x, gain, scale, eps, terms, unscale, gate_nibbles, gate_scales, up_nibbles, up_scales, rows, columns,
+      outputs, share);
 }
 
 // --- the largest row of table @ norm(x), behind the guard; parts [R, blocks] keys
@@ -314,11 +279,20 @@ struct BestRows {
   }
 };
 
+// Loads ahead. On Blackwell the choice leaves no registers for as many as a plain product has.
+__device__ constexpr int head_ahead(int tiles) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+  return tiles < 8 ? 2 : 1;
+#else
+  return q4_ahead(1, tiles);
+#endif
+}
+
 template <int TILES, bool STAGED>
 __device__ __forceinline__ void head(
-    int* picked, const float* x, const float* gain, float eps, const uint4* terms, const float* unscale, const uint4*
-    nibbles, const uint2* scales, int* run, int blank, int patience, double slope, double limit, const int* active,
-    Key* parts, unsigned* ticket, int rows, int columns, int outputs, int share) {
+    int* picked, const float* x, const float* gain, float eps, const uint4* terms, const float* unscale,
+    const uint4* nibbles, const uint2* scales, int* run, int blank, int patience, double slope, double limit,
+    const int* active, Key* parts, unsigned* ticket, int rows, int columns, int outputs, int share) {
   __shared__ Key best[64], meet[32];
   __shared__ float off[64];
   const int steps = (columns + 63) / 64;
@@ -327,7 +301,7 @@ __device__ __forceinline__ void head(
   for (int m = threadIdx.x; m < rows; m += blockDim.x)
     best[m] = 0, off[m] = blank_penalty(run[m], patience, slope, limit);
   __syncthreads();
-  q4_product<1, TILES>(
+  q4_product<1, TILES, head_ahead(TILES)>(
       (outputs + 15) / 16, steps, rows, share, at.partial, [&](int tile, int) { return w.tile(tile); },
       [&] { return at.activations(terms, unscale, rows, columns, NormedRows{x, columns, gain, NULL, eps}); },
       BestRows{best, off, blank, outputs});
@@ -344,45 +318,50 @@ __device__ __forceinline__ void head(
 
 // at most 64 registers
 extern "C" __global__ void __launch_bounds__(512, 2) head_4(
-    int* picked, const float* x, const float* gain, float eps, const uint4* terms, const float* unscale, const uint4*
-    nibbles, const uint2* scales, int* run, int blank, int patience, double slope, double limit, const int* active,
-    Key* parts, unsigned* ticket, int rows, int columns, int outputs, int share) {
-  head<1, true>(picked, x, gain, eps, terms, unscale, nibbles, scales, run, blank, patience, slope, limit, active,
-      parts, ticket, rows, columns, outputs, share);
+    int* picked, const float* x, const float* gain, float eps, const uint4* terms, const float* unscale,
+    const uint4* nibbles, const uint2* scales, int* run, int blank, int patience, double slope, double limit,
+    const int* active, Key* parts, unsigned* ticket, int rows, int columns, int outputs, int share) {
+  head<1, true>(
+      picked, x, gain, eps, terms, unscale, nibbles, scales, run, blank, patience, slope, limit, active, parts,
+      ticket, rows, columns, outputs, share);
 }
 
 // at most 96 registers
 extern "C" __global__ void __launch_bounds__(128, 5) head_8(
-    int* picked, const float* x, const float* gain, float eps, const uint4* terms, const float* unscale, const uint4*
-    nibbles, const uint2* scales, int* run, int blank, int patience, double slope, double limit, const int* active,
-    Key* parts, unsigned* ticket, int rows, int columns, int outputs, int share) {
-  head<2, false>(picked, x, gain, eps, terms, unscale, nibbles, scales, run, blank, patience, slope, limit, active,
-      parts, ticket, rows, columns, outputs, share);
+    int* picked, const float* x, const float* gain, float eps, const uint4* terms, const float* unscale,
+    const uint4* nibbles, const uint2* scales, int* run, int blank, int patience, double slope, double limit,
+    const int* active, Key* parts, unsigned* ticket, int rows, int columns, int outputs, int share) {
+  head<2, false>(
+      picked, x, gain, eps, terms, unscale, nibbles, scales, run, blank, patience, slope, limit, active, parts,
+      ticket, rows, columns, outputs, share);
 }
 
 // at most 96 registers
 extern "C" __global__ void __launch_bounds__(128) head_16(
-    int* picked, const float* x, const float* gain, float eps, const uint4* terms, const float* unscale, const uint4*
-    nibbles, const uint2* scales, int* run, int blank, int patience, double slope, double limit, const int* active,
-    Key* parts, unsigned* ticket, int rows, int columns, int outputs, int share) {
-  head<4, false>(picked, x, gain, eps, terms, unscale, nibbles, scales, run, blank, patience, slope, limit, active,
-      parts, ticket, rows, columns, outputs, share);
+    int* picked, const float* x, const float* gain, float eps, const uint4* terms, const float* unscale,
+    const uint4* nibbles, const uint2* scales, int* run, int blank, int patience, double slope, double limit,
+    const int* active, Key* parts, unsigned* ticket, int rows, int columns, int outputs, int share) {
+  head<4, false>(
+      picked, x, gain, eps, terms, unscale, nibbles, scales, run, blank, patience, slope, limit, active, parts,
+      ticket, rows, columns, outputs, share);
 }
 
 // at most 120 registers
 extern "C" __global__ void __launch_bounds__(128) head_32(
-    int* picked, const float* x, const float* gain, float eps, const uint4* terms, const float* unscale, const uint4*
-    nibbles, const uint2* scales, int* run, int blank, int patience, double slope, double limit, const int* active,
-    Key* parts, unsigned* ticket, int rows, int columns, int outputs, int share) {
-  head<8, false>(picked, x, gain, eps, terms, unscale, nibbles, scales, run, blank, patience, slope, limit, active,
-      parts, ticket, rows, columns, outputs, share);
+    int* picked, const float* x, const float* gain, float eps, const uint4* terms, const float* unscale,
+    const uint4* nibbles, const uint2* scales, int* run, int blank, int patience, double slope, double limit,
+    const int* active, Key* parts, unsigned* ticket, int rows, int columns, int outputs, int share) {
+  head<8, false>(
+      picked, x, gain, eps, terms, unscale, nibbles, scales, run, blank, patience, slope, limit, active, parts,
+      ticket, rows, columns, outputs, share);
 }
 
 // at most 152 registers
 extern "C" __global__ void __launch_bounds__(128) head_64(
-    int* picked, const float* x, const float* gain, float eps, const uint4* terms, const float* unscale, const uint4*
-    nibbles, const uint2* scales, int* run, int blank, int patience, double slope, double limit, const int* active,
-    Key* parts, unsigned* ticket, int rows, int columns, int outputs, int share) {
-  head<16, false>(picked, x, gain, eps, terms, unscale, nibbles, scales, run, blank, patience, slope, limit, active,
-      parts, ticket, rows, columns, outputs, share);
+    int* picked, const float* x, const float* gain, float eps, const uint4* terms, const float* unscale,
+    const uint4* nibbles, const uint2* scales, int* run, int blank, int patience, double slope, double limit,
+    const int* active, Key* parts, unsigned* ticket, int rows, int columns, int outputs, int share) {
+  head<16, false>(
+      picked, x, gain, eps, terms, unscale, nibbles, scales, run, blank, patience, slope, limit, active, parts,
+      ticket, rows, columns, outputs, share);
 }

@@ -1,4 +1,4 @@
-"""Composite ops in one launch each, over Q4_0 in fragment order and up to 64 rows of x.
+"""Composite ops in one launch each, or a few, over Q4_0 in fragment order and up to 64 rows of x.
 
 Other weights, layouts and sizes take the spelling of `kernels.fused` in basic ops.
 """
@@ -20,7 +20,8 @@ from kernels.tensor import QuantTensor, Ring
 if TYPE_CHECKING:
     from kernels.cuda.backend import Cuda
 
-GATE_UP_ROWS = 32  # two matrices at once leave no registers for more
+QKV_ROWS = 32  # of a launch; more lanes take another
+GATE_UP_ROWS = 16  # two matrices at once leave no registers for more
 
 
 def norm_qkv_rope_append(
@@ -28,26 +29,38 @@ def norm_qkv_rope_append(
     eps: float, theta: float, h: Any, k: Any, v: Any,
 ) -> None:
     """See `kernels.fused`. A ring of bytes takes its keys and values from k and v by a second launch."""
-    lanes, items, columns = x.shape
-    kept, capacity, width = ring.k.shape[1:]
-    if width % 2 or not _fits(lanes * items, w.q, w.k, w.v):
+    lanes, items, _ = x.shape
+    together = QKV_ROWS // items
+    if ring.k.shape[3] % 2 or not together or not _fits(lanes * items, w.q, w.k, w.v):
         fused.norm_qkv_rope_append.__wrapped__(  # type: ignore[attr-defined]
             ops, q, ring, x, w, active, eps=eps, theta=theta, h=h, k=k, v=v
         )
         return
-    device, bytewise = ops.device, ring.k_scale is not None
-    flat = x.reshape(lanes * items, columns)
+    for start in range(0, lanes, together):
+        some = slice(start, start + together)
+        kept = (NULL, NULL) if ring.k_scale is not None else (ring.k[some], ring.v[some])
+        parts = q[some], *kept, k[some], v[some], ring.count[some], active[some]
+        _qkv(parts, x[some], w, ring.capacity, eps, theta, ops.device)
+    if ring.k_scale is not None:
+        attention.append(ring, k, v, active, device=ops.device)
+
+
+def _qkv(
+    parts: tuple[Any, ...], x: Any, w: QkvWeights, capacity: int, eps: float, theta: float, device: Device
+) -> None:
+    """parts : q, the ring's halves or NULL twice, k, v, count, active, of the lanes of x [B, T, C]"""
+    lanes, items, columns = x.shape
+    heads, (kept, width) = parts[0].shape[2], parts[3].shape[2:]
     plan = q4.plan(lanes * items, sum(len(one.tiles[0]) for one in (w.q, w.k, w.v)), columns, device=device)
     ticket = device.scratch("fused ticket", (1,), np.uint32)
-    rings = (NULL, NULL) if bytewise else (ring.k, ring.v)
-    sizes = (np.int32(n) for n in (lanes, items, q.shape[2], kept, width, capacity))
-    device.kernel("fused", f"qkv_{plan.capacity}")(plan.grid, plan.block, (
-        q, *rings, k, v, ring.count, active, ticket, *_normed(flat, w.gain, None, eps, plan, device),
-        *w.q.tiles, _or_null(w.q_bias), *w.k.tiles, _or_null(w.k_bias), *w.v.tiles, _or_null(w.v_bias),
-        *sizes, np.float64(math.log2(theta)), np.int32(columns), plan.share,
-    ), shared_mem=plan.shared)  # fmt: skip
-    if bytewise:
-        attention.append(ring, k, v, active, device=device)
+    source = _normed(x.reshape(lanes * items, columns), w.gain, None, eps, plan, device)
+    weights = (
+        *w.q.tiles, _or_null(w.q_bias), *w.k.tiles, _or_null(w.k_bias), *w.v.tiles, _or_null(w.v_bias)
+    )  # fmt: skip
+    sizes = (np.int32(n) for n in (lanes, items, heads, kept, width, capacity))
+    args = (*parts, ticket, *source, *weights, *sizes, np.float64(math.log2(theta)), np.int32(columns))
+    kernel = device.kernel("fused", f"qkv_{plan.capacity}")
+    kernel(plan.grid, plan.block, (*args, plan.share), shared_mem=plan.shared)
 
 
 def gate_up_silu(ops: Cuda, out: Any, x: Any, w: GateUpWeights, *, eps: float, h: Any, up: Any) -> None:
@@ -56,16 +69,21 @@ def gate_up_silu(ops: Cuda, out: Any, x: Any, w: GateUpWeights, *, eps: float, h
     if not _fits(rows, w.gate, w.up):
         fused.gate_up_silu.__wrapped__(ops, out, x, w, eps=eps, h=h, up=up)  # type: ignore[attr-defined]
         return
-    device, flat_x, flat_out = ops.device, x.reshape(rows, columns), out.reshape(rows, outputs)
-    for start in range(0, rows, GATE_UP_ROWS):
-        some = flat_x[start : start + GATE_UP_ROWS]
-        plan = q4.plan(len(some), len(w.gate.tiles[0]), columns, matrices=2, device=device)
-        sizes = (np.int32(n) for n in (len(some), columns, outputs))
-        device.kernel("fused", f"gate_up_{plan.capacity}")(plan.grid, plan.block, (
-            flat_out[start : start + GATE_UP_ROWS],
-            *_scaled(_normed(some, w.gain, w.scale, eps, plan, device), w.scale),
-            *w.gate.tiles, *w.up.tiles, *sizes, plan.share,
-        ), shared_mem=plan.shared)  # fmt: skip
+    device, flat = ops.device, x.reshape(rows, columns)
+    together = 2 if rows <= GATE_UP_ROWS else 1
+    plan = q4.plan(rows, len(w.gate.tiles[0]), columns, matrices=together, device=device)
+    source = _normed(flat, w.gain, w.scale, eps, plan, device)
+    sizes = tuple(np.int32(n) for n in (rows, columns, outputs))
+    if together == 2:
+        kernel = device.kernel("fused", f"gate_up_{plan.capacity}")
+        args = (out, *_scaled(source, w.scale), *w.gate.tiles, *w.up.tiles, *sizes, plan.share)
+        kernel(plan.grid, plan.block, args, shared_mem=plan.shared)
+        return
+    product = device.kernel("linear", f"q4_product_{plan.capacity}")
+    for part, weights in ((out, w.gate), (up, w.up)):
+        args = (part, *source[-2:], *weights.tiles, NULL, *sizes, plan.share)
+        product(plan.grid, plan.block, args, shared_mem=plan.shared)
+    ops.silu_mul(out, out, up)
 
 
 def linear_residual(ops: Cuda, x: Any, h: Any, w: Any, bias: Any | None = None, *, y: Any) -> None:
@@ -75,15 +93,19 @@ def linear_residual(ops: Cuda, x: Any, h: Any, w: Any, bias: Any | None = None, 
         fused.linear_residual.__wrapped__(ops, x, h, w, bias, y=y)  # type: ignore[attr-defined]
         return
     device, flat = ops.device, h.reshape(rows, columns)
-    plan = q4.plan(rows, len(w.tiles[0]), columns, device=device)
-    source = (flat, NULL, NULL)
-    if plan.capacity != q4.STAGED_ROWS:
-        source = (NULL, *q4.split(flat, plan.capacity, device=device))
-    sizes = (np.int32(n) for n in (rows, columns, outputs))
-    device.kernel("fused", f"residual_{plan.capacity}")(
-        plan.grid, plan.block, (x, *source, *w.tiles, _or_null(bias), *sizes, plan.share),
-        shared_mem=plan.shared,
-    )  # fmt: skip
+    plan = q4.plan(rows, len(w.tiles[0]), columns, in_parts=True, device=device)
+    sizes = tuple(np.int32(n) for n in (rows, columns, outputs))
+    if plan.capacity == q4.STAGED_ROWS:
+        args = (x, flat, *w.tiles, _or_null(bias), *sizes, plan.share)
+        device.kernel("fused", "residual_4")(plan.grid, plan.block, args, shared_mem=plan.shared)
+        return
+    product = device.scratch("fused product", (plan.parts * rows, outputs), np.float32)
+    args = (product, *q4.split(flat, plan.capacity, device=device), *w.tiles, NULL, *sizes, plan.share)
+    kernel = device.kernel("linear", f"q4_product_{plan.capacity}")
+    kernel(plan.grid, plan.block, args, shared_mem=plan.shared)
+    size = rows * outputs
+    args = (x, product, _or_null(bias), np.int32(plan.parts), np.int32(size), np.int32(outputs))
+    device.kernel("fused", "add_parts")((-(-size // 256),), (256,), args)
 
 
 def norm_head_pick(

@@ -124,11 +124,11 @@ __device__ constexpr int q4_ahead(int matrices, int tiles) {
 // The whole product. A block's warps work in groups of `share`, a group on one tile at a time, its warps taking
 // every share-th step; their sums meet in `partial` [warps][MATRICES][rows][16] floats of shared memory, in the
 // same order whatever the schedule. The first loads leave before x is touched, and before a tile's sums are added.
-template <int MATRICES, int TILES, class Weights, class Activations, class Epilogue>
+template <int MATRICES, int TILES, int AHEAD = q4_ahead(MATRICES, TILES), class Weights, class Activations,
+          class Epilogue>
 __device__ __forceinline__ void q4_product(int tiles, int steps, int rows, int share, float* partial,
                                            const Weights& weights, const Activations& activations,
                                            const Epilogue& done) {
-  constexpr int AHEAD = q4_ahead(MATRICES, TILES);
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, groups = (blockDim.x >> 5) / share;
   const int group = warp / share, part = warp % share, mine = (steps - part + share - 1) / share;
   Q4Lane at[MATRICES];  // AHEAD loads before the step that is multiplied
