@@ -16,7 +16,7 @@ struct Staged {
 // Keys at .. at + 63 into shared memory, zeros from `to` on: what lies there was perhaps never written. Bytes are
 // exact as halves; their steps wait in `steps` for the scores and the weights.
 template <int D, class Kept>
-__device__ __forceinline__ void stage(unsigned* keys, unsigned* values, float* steps, const Kept* k, const Kept* v,
+__device__ __forceinline__ void fill(unsigned* keys, unsigned* values, float* steps, const Kept* k, const Kept* v,
                                       const half* k_scale, const half* v_scale, size_t stream, const Tile& tile,
                                       int at, int to, int capacity) {
   typedef Staged<D> Room;
@@ -93,7 +93,7 @@ __device__ __forceinline__ void chunk(float* out, unsigned* tickets, float2* sum
 
   for (int at = from; at < to; at += KEYS) {
     __syncthreads();  // all have read what was there
-    stage<D>(keys, values, steps, k, v, k_scale, v_scale, stream, tile, at, to, capacity);
+    fill<D>(keys, values, steps, k, v, k_scale, v_scale, stream, tile, at, to, capacity);
     __syncthreads();
     if (mine >= tile.rows || at > newest || at + KEYS <= oldest - window + 1) continue;
     float score[KEYS / 8][4];

@@ -142,7 +142,7 @@ def _fits(rows: int, *weights: Any) -> bool:
 def _normed(
     x: Any, gain: Any, scale: Any | None, eps: float, plan: q4.Plan, device: Device
 ) -> tuple[Any, ...]:
-    """x, gain, eps, terms and unscale of a kernel; the last two where blocks do not stage x themselves."""
+    """x, gain, eps, terms and unscale of a kernel; the last two where blocks do not split x themselves."""
     rows, columns = x.shape
     if plan.capacity == q4.STAGED_ROWS:
         return x, gain, np.float32(eps), NULL, NULL
