@@ -31,7 +31,7 @@ ATOL_NORM = 3 * ATOL_POINT  # of 2000 columns around a mean that is not zero
 
 @pytest.fixture(scope="module")
 def in_turn() -> list[tuple[Cuda, dict[str, np.ndarray]]]:
-    """Both backends with what the tour gave while threads took turns."""
+    """The backends of the tour, and what it gave while threads took turns."""
     try:
         return [(ops, dict(tour(ops))) for ops in backends()]
     except BackendMissing as reason:
@@ -49,7 +49,7 @@ def test_nothing_in_the_tour_is_left_unwritten(in_turn):
 
 
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 8))])
-@pytest.mark.parametrize("which", [0, 1], ids=["fragment-f16", "rows-q8"])
+@pytest.mark.parametrize("which", range(3), ids=["small", "large", "turing-rows-q8"])
 def test_no_schedule_changes_a_bit(in_turn, which, seed):
     for name, drawn in tour(backends(seed)[which]):
         assert_same(drawn, in_turn[which][1][name], what=f"{name} with seed {seed}")

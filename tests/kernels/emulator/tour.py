@@ -30,17 +30,19 @@ THETA, EPS = 1e6, 1e-5
 
 
 def backends(seed: int = 0) -> tuple[Cuda, ...]:
-    """Both layouts and both kinds of ring, on a large device and on the smallest."""
+    """Both layouts and both kinds of ring; one processor, whose warps share no tile, and many, for splits."""
     return (
-        Cuda(EmulatedDevice(seed=seed)),
-        Cuda(EmulatedDevice(seed=seed, capability=(7, 5), processors=2), kv="q8", layout="rows"),
+        Cuda(EmulatedDevice(seed=seed, processors=1)),
+        Cuda(EmulatedDevice(seed=seed, processors=24)),
+        Cuda(EmulatedDevice(seed=seed, processors=24, capability=(7, 5)), kv="q8", layout="rows"),
     )
 
 
 def tour(ops: Cuda) -> Iterator[Result]:
-    for part in (products, norms, attention, convolutions, points, choices, layers, probes):
+    many, few = (products, attention, choices, layers), (norms, convolutions, points, probes)
+    for part in many if ops.device.processors > 1 else (*many, *few):
         for name, result in part(ops):
-            yield f"{ops.layout} {ops.kv} {part.__name__}: {name}", result
+            yield f"{part.__name__}: {name}", result
 
 
 def products(ops: Cuda) -> Iterator[Result]:
