@@ -17,8 +17,8 @@ struct Staged {
 // exact as halves; their steps wait in `steps` for the scores and the weights.
 template <int D, class Kept>
 __device__ __forceinline__ void fill(unsigned* keys, unsigned* values, float* steps, const Kept* k, const Kept* v,
-                                      const half* k_scale, const half* v_scale, size_t stream, const Tile& tile,
-                                      int at, int to, int capacity) {
+                                     const half* k_scale, const half* v_scale, size_t stream, const Tile& tile,
+                                     int at, int to, int capacity) {
   typedef Staged<D> Room;
   typedef typename Bits<sizeof(Kept) * 8>::type Load;
 #pragma unroll 2
