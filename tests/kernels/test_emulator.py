@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kernels import BackendMissing, KernelError
-from kernels.cuda.device import NULL
+from kernels.cuda.device import NULL, Device
 from tests.compare import assert_close, assert_same
 from tests.kernels.arrays import normal, words
 from tests.kernels.emulator import build, faults
@@ -187,6 +187,12 @@ def test_an_unknown_kernel_is_refused_with_the_known_names(device):
 
 
 # --- memory and recording
+
+
+def test_the_device_has_every_verb_of_the_protocol(device):
+    expected = [*Device.__annotations__, *(verb for verb in vars(Device) if not verb.startswith("_"))]
+    assert len(expected) > 10
+    assert [name for name in expected if not hasattr(device, name)] == []
 
 
 def test_memory_never_written_is_nan_and_aligned(device):

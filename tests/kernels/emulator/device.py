@@ -52,6 +52,7 @@ class EmulatedDevice:
         self.mode, self.seed, self._free = mode, seed, free
         self.launched: set[str] = set()  # "mode file kernel" of every launch that ran
         self._scratch = Scratch(self.zeros)
+        self._exact: dict[tuple[str, int], np.ndarray] = {}
         self._kernels: dict[tuple[str, str], EmulatedKernel] = {}
         self._recording: list[Callable[[], None]] | None = None
 
@@ -88,7 +89,13 @@ class EmulatedDevice:
         return target
 
     def scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        return self._scratch.take(name, shape, dtype)
+        """Under asan each size has memory of its own, which ends where it ends; else see `Scratch`."""
+        if self.mode != "asan":
+            return self._scratch.take(name, shape, dtype)
+        key = name, int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        if key not in self._exact:
+            self._exact[key] = self.zeros((key[1],), np.uint8)
+        return self._exact[key].view(dtype).reshape(shape)
 
     def kernel(self, file: str, name: str) -> EmulatedKernel:
         key = file, name
