@@ -28,6 +28,8 @@ DOORS = {  # library -> the only files of the packages that may import it; numpy
     "cupy": {"kernels/cuda/card.py"},
     "gguf": {"pipeline/tools/quantize.py"},
     "jiwer": {"pipeline/tools/score.py"},
+    "llvmlite": {"kernels/cpu/machine.py", "kernels/cpu/native/emitter.py"},
+    "numba": {"kernels/cpu/native/words.py"},
     "reactivex": {"pipeline/operators.py"},
     "rich": {"pipeline/ends/terminal.py", "pipeline/progress.py"},
     "sounddevice": {"pipeline/ends/mic.py"},
@@ -40,7 +42,7 @@ DOORS = {  # library -> the only files of the packages that may import it; numpy
     "yaml": {"pipeline/tree.py"},
 }
 NOT_DECLARED = {"threadpoolctl", "torch", "transformers"}  # used where they happen to be installed
-DECLARED_AS = {"yaml": {"pyyaml"}, "cupy": {"cupy_cuda12x", "cupy_cuda13x"}}  # where the names differ
+DECLARED_AS = {"yaml": {"pyyaml"}, "llvmlite": {"numba"}, "cupy": {"cupy_cuda12x", "cupy_cuda13x"}}  # where the names differ
 EXAMPLES = {"numpy", "reactivex"}  # what an example may ask for; those in examples/train ask for more
 NOT_A_STAGES_BUSINESS = {"asyncio", "multiprocessing", "random", "socket", "subprocess", "threading", "time"}
 OPS = {  # what each of a backend's seven files defines, in this order

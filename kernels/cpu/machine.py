@@ -1,0 +1,217 @@
+"""The door to LLVM: what the host can do, code for it, and that code made callable.
+
+A *library* is one object file with every kernel of one instruction set. It is built once, kept in a folder of
+the user's (cache.py), and loaded once per process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.util
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from kernels.cpu import objects
+from kernels.errors import BackendMissing, CompileError
+
+LIBRARIES = ("numba", "llvmlite")
+CURE = "pip install numba"
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Library:
+    """Loaded kernels.
+
+    codes : address of each kernel, by name
+    run, wake, assist : the executor, as functions that let go of the interpreter while they run
+    height : rows of a block kind that are interleaved
+    seeds : for each block kind, what the sum of x's bytes is multiplied with to start a sum
+    held : what must live as long as the code
+    """
+
+    isa: str
+    codes: Mapping[str, int]
+    run: Callable[[int, int, int], int]
+    wake: Callable[[int, int], int]
+    assist: Callable[[int, int, int], int]
+    height: int
+    seeds: Mapping[str, int]
+    held: Any
+
+
+def require() -> None:
+    """BackendMissing unless the libraries that compile are installed."""
+    absent = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
+    if absent:
+        raise BackendMissing(f"{' and '.join(absent)} not installed; {CURE}")
+
+
+@cache
+def host() -> tuple[str, frozenset[str]]:
+    """The processor's name in LLVM's words, and its features."""
+    import llvmlite.binding as llvm
+
+    _begin()
+    try:
+        features = {name for name, on in llvm.get_host_cpu_features().items() if on}
+    except RuntimeError:  # LLVM does not know how to ask this system
+        features = set()
+    name = llvm.get_host_cpu_name()
+    if name.startswith("apple-"):
+        features |= {"neon", "dotprod"}  # of every one of them, and macOS is one of those systems
+    return name, frozenset(features)
+
+
+def usable() -> list[str]:
+    """Instruction sets the host can run, best first."""
+    from kernels.cpu.native.sets import SETS
+
+    return [name for name, isa in SETS.items() if isa.needs <= host()[1]]
+
+
+def choose(isa: str) -> str:
+    """`isa`, or with "auto" the best the host can run.
+
+    Raises
+    ------
+    BackendMissing   if there is no such instruction set, or not here
+    """
+    from kernels.cpu.native.sets import SETS
+
+    if isa == "auto":
+        return usable()[0]
+    if isa not in SETS:
+        known = ", ".join(SETS)
+        raise BackendMissing(f"cpu: no instruction set is called {isa!r}; there are {known} and auto")
+    if isa not in usable():
+        lacking = ", ".join(sorted(SETS[isa].needs - host()[1]))
+        raise BackendMissing(f"cpu: {isa} needs {lacking}, which {host()[0]} lacks; here are {usable()}")
+    return isa
+
+
+@cache
+def library(isa: str, folder: Path | None, report: Report | None = None) -> Library:
+    """The kernels of an instruction set, from `folder` or newly built (about ten seconds, said to `report`).
+
+    folder : where object files are kept between processes; None keeps them nowhere
+    """
+    key = fingerprint(isa)
+    found = objects.read(folder, key) if folder else None
+    if found is not None:
+        try:
+            return _load(isa, found)
+        except CompileError:
+            pass  # not what this LLVM writes: built anew
+    say = report or _silent
+    say(f"compiling kernels for {isa}, once for this machine")
+    begun = time.perf_counter()
+    built = build(isa)
+    say(f"compiled in {time.perf_counter() - begun:.1f} s")
+    if folder and not objects.write(folder, key, built):
+        say(f"{folder} cannot be written: the next start compiles again")
+    return _load(isa, built)
+
+
+def fingerprint(isa: str) -> str:
+    """What compiled code depends on: sources, compilers, processor, instruction set."""
+    from importlib.metadata import version
+
+    facts = [isa, platform.machine(), platform.system(), host()[0], *sorted(host()[1])]
+    facts += [f"{name} {version(name)}" for name in LIBRARIES]
+    digest = hashlib.sha256("\n".join(facts).encode())
+    here = Path(__file__).parent
+    for source in (Path(__file__), *sorted((here / "native").glob("*.py"))):
+        digest.update(source.read_bytes())
+    return f"{isa}-{digest.hexdigest()[:32]}"
+
+
+def build(isa: str) -> bytes:
+    """The object file of an instruction set, compiled here and now.
+
+    Raises
+    ------
+    CompileError   if LLVM or numba refuses
+    """
+    import llvmlite.binding as llvm
+
+    from kernels.cpu.native.library import compiled_texts, emitted_text
+    from kernels.cpu.native.sets import SETS
+
+    chosen = SETS[isa]
+    name, features = host()
+    machine = target(chosen.cpu or name, "" if chosen.cpu else ",".join(f"+{f}" for f in sorted(features)))
+    try:
+        module = optimised(emitted_text(chosen), machine)
+        for text in compiled_texts(chosen):
+            module.link_in(llvm.parse_assembly(text))
+        module.verify()
+        return machine.emit_object(module)
+    except RuntimeError as wrong:
+        raise CompileError(f"LLVM does not compile the kernels for {isa}: {wrong}") from wrong
+
+
+def target(cpu: str, features: str, triple: str | None = None) -> Any:
+    """LLVM's description of what to compile for; the host's triple unless said."""
+    import llvmlite.binding as llvm
+
+    _begin()
+    made = llvm.Target.from_triple(triple or llvm.get_process_triple())
+    return made.create_target_machine(
+        cpu=cpu, features=features, opt=3, reloc="pic", codemodel="jitdefault", jit=True
+    )
+
+
+def optimised(text: str, machine: Any) -> Any:
+    """A module of LLVM text, optimised for a target machine."""
+    import llvmlite.binding as llvm
+
+    module = llvm.parse_assembly(text)
+    module.triple, module.data_layout = machine.triple, str(machine.target_data)
+    module.verify()
+    tuning = llvm.create_pipeline_tuning_options(speed_level=3)
+    passes = llvm.create_pass_builder(machine, tuning)
+    passes.getModulePassManager().run(module, passes)
+    return module
+
+
+def _load(isa: str, code: bytes) -> Library:
+    """Raises CompileError for an object file without the executor."""
+    import llvmlite.binding as llvm
+
+    from kernels.cpu.native import execute, products
+    from kernels.cpu.native.library import kernel_names
+    from kernels.cpu.native.sets import SETS
+
+    chosen, machine = SETS[isa], target(host()[0], "")
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    entries = {entry.py_func.__name__: operands for entry, operands in execute.ENTRIES}
+    codes = {name: engine.get_function_address(name) for name in (*kernel_names(chosen), *entries)}
+    absent = [name for name, address in codes.items() if not address]
+    if absent:
+        raise CompileError(f"the kernels for {isa} lack {', '.join(absent)}")
+    word = ctypes.c_int64
+    executor = {name: ctypes.CFUNCTYPE(word, *[word] * n)(codes.pop(name)) for name, n in entries.items()}
+    seeds = {kind.name: products.seed_factor(kind, chosen) for kind in products.BLOCKS}
+    return Library(isa, MappingProxyType(codes), **executor, height=chosen.rows, seeds=seeds, held=engine)
+
+
+@cache
+def _begin() -> None:
+    import llvmlite.binding as llvm
+
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+
+
+def _silent(line: str) -> None:
+    pass
