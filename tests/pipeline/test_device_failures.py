@@ -87,7 +87,7 @@ def test_a_loop_gets_what_was_heard_and_then_the_error(failing, restless):
 
 @pytest.mark.parametrize("shows", [True, False])
 def test_every_recording_is_told_also_those_not_begun(failing, restless, shows):
-    run, kept = failing(ANSWERS, "lanes: {count: 2}\n", shows=shows), [Memory() for _ in range(4)]
+    run, kept = failing(ANSWERS, "lanes: {count: 2, wait: 2s}\n", shows=shows), [Memory() for _ in range(4)]
     jobs = [(MemorySource(restless(SECONDS), 16_000), [(run.text_node, memory)]) for memory in kept]
     failed = run.batch(jobs)
     assert [type(error) for _, error in failed] == [DeviceLost] * 4
