@@ -10,7 +10,6 @@ from typing import get_args
 
 from kernels import DeviceLost, KernelError
 from kernels.cuda.backend import Cuda, Kv, Layout
-from pipeline.errors import PipelineError
 from pipeline.progress import say
 from pipeline.tools.card_clock import Stopwatch, Timing
 from pipeline.tools.card_figures import Error, Figure, Place
@@ -23,8 +22,8 @@ TIME_UP = "the time was up; a larger --budget takes it too"
 SPARE = 1.1  # of what is needed, before it is tried: scratch and rounding
 
 
-class Absent(PipelineError):
-    """A peer that is not installed, or cannot do what was asked."""
+class Absent(Exception):
+    """A peer that is not installed, or cannot do what was asked; it ends a row, never the run."""
 
 
 @dataclass(frozen=True, slots=True)
