@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kernels import Backend, open_backend
+from kernels import Backend
 from pipeline.catalog import find_stage
 from pipeline.errors import GraphError, WeightsMissing
 from pipeline.graph import End, Graph, Node
+from pipeline.opening import open_chosen
 from pipeline.options import injected
 from pipeline.plugs import check_ports
-from pipeline.progress import Report
+from pipeline.progress import Report, say
+from pipeline.room import NOTABLE_BYTES, SMALLER, room_for
 from pipeline.tools.machine import memory_available, size
 from stages import ConfigError, FileAbsent, Port, Stage, pcm
 from stages.voxtral.names import Checkpoint, open_checkpoint
@@ -90,7 +92,9 @@ def build(
     needs = {node.name: injected(find_stage(node.stage)) for node in graph.nodes}
     checkpoints = _checkpoints(graph, needs)
     if backend is None and any("backend" in names for names in needs.values()):
-        backend = open_backend(graph.backend, **graph.backend_options)
+        backend = open_chosen(graph.backend, graph.backend_options)
+    if backend is not None:
+        _say_room(graph, checkpoints, backend)
     made: dict[str, Stage[Any]] = {}
     clock = pcm(graph.clock or 16_000)
     for node in graph.nodes:
@@ -144,6 +148,16 @@ def _checkpoints(graph: Graph, needs: dict[str, frozenset[str]]) -> dict[str, Ch
         except FileAbsent as gone:
             raise WeightsMissing(MISSING.format(what=gone)) from gone
     return found
+
+
+def _say_room(graph: Graph, checkpoints: dict[str, Checkpoint], backend: Backend) -> None:
+    """What a large model is about to take."""
+    for path, checkpoint in checkpoints.items():
+        context = max(node.options.get("context", 0) for node in graph.nodes if node.weights == path)
+        room = room_for(checkpoint, backend, context)
+        if room.weights >= NOTABLE_BYTES:
+            much = "" if room.fits else f". That is more than is free: {SMALLER}"
+            say(f"{checkpoint.weights.source.name} on {backend.name} takes {room}{much}")
 
 
 def _runs(graph: Graph, device: dict[str, Stage[Any]]) -> tuple[tuple[str, ...], ...]:

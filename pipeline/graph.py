@@ -239,8 +239,9 @@ class _Check:
         known = backends.options_of_backend(chosen)
         for option in [option for option in given if option not in known and backends.takers(option)]:
             key, _ = given.pop(option)
-            others = " and ".join(backends.takers(option))
-            self.complaints.add(key.mark, f"{chosen} has no option {quoted(option)}; {others} has")
+            others = backends.takers(option)
+            has = f"{' and '.join(others)} {'has' if len(others) == 1 else 'have'}"
+            self.complaints.add(key.mark, f"{chosen} has no option {quoted(option)}; {has}")
         return chosen, self._values("backend" if chosen == backends.AUTO else chosen, known, given)
 
     def lanes(self, part: Part) -> LaneOptions:

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from kernels import Backend, open_backend
+from kernels import Backend
 from pipeline.build import Plan, build
 from pipeline.ends.memory import Memory, MemorySource
 from pipeline.engine import Engine
 from pipeline.errors import GraphError, SourceError
 from pipeline.graph import Graph, LaneOptions
 from pipeline.metrics import Metrics
+from pipeline.opening import open_chosen
 from pipeline.progress import progress
 from pipeline.run import raise_first
 from pipeline.tools import machine
@@ -63,7 +64,7 @@ def bench_graph(graph: Graph, seconds: float = 20.0) -> Bench:
         counts = LANES if live.rtf * live.seconds < PATIENCE_S else ()
         lanes_ms = {n: measure_lanes(plan, short, n) if fits(plan, n) else None for n in counts}
         report(4, 5)
-        fresh = open_backend(plan.backend.name, **graph.backend_options)
+        fresh = open_chosen(plan.backend.name, graph.backend_options)
         floors = measure_floors(checkpoint, fresh)
     return Bench(
         machine=machine.describe_machine() | gpu(plan.backend),

@@ -23,10 +23,10 @@ from pipeline.ends import file as audio_files
 from pipeline.ends.mic import list_devices
 from pipeline.errors import GraphError, SourceError
 from pipeline.graph import load_graph
+from pipeline.room import SMALLER, room_for
 from pipeline.tools import machine
 from pipeline.tools.vocabulary import vocabulary
 from stages import StageError
-from stages.voxtral.config import Config
 from stages.voxtral.names import open_checkpoint
 
 DISTRIBUTION = "headrace"
@@ -34,7 +34,6 @@ PACKAGES = ("pipeline", "stages", "kernels", "graphs")
 EXTRAS = {"mic": "to hear a microphone", "evaluate": "to measure error rates"}
 REINSTALL = f"pip install --force-reinstall {DISTRIBUTION}"
 OWN_ENVIRONMENT = f"a virtual environment of its own for {DISTRIBUTION} keeps them apart"
-SMALLER = "use Q4_0 weights or --set decoder.context=2048, or close other programs"
 NO_GPU_NEEDED = "all works without it, on the processor"
 CONTAINERS = ("WAV", "FLAC", "OGG", "MP3", "AIFF")  # what recordings usually come in
 OK, NOTE, WARNING, MISSING = "ok", "note", "warning", "missing"
@@ -259,24 +258,9 @@ def _model(path: Path, why: str, status: str) -> Iterator[Row]:
     yield "knows", OK if words.open else NOTE, words.summary, words.limits
     for name, backend in _opened():
         if not isinstance(backend, BackendMissing):
-            yield f"memory on {name}", *_room(stored + ring_bytes(checkpoint.config, backend), backend)
-
-
-def _room(need: int, backend: Backend) -> tuple[str, str, str]:
-    """Status, detail and cure of what a model needs there."""
-    room = backend.free_bytes()
-    room = machine.memory_available() if room is None else room
-    said = f"{machine.size(need)} for weights and one lane's window"
-    if room is None:
-        return NOTE, f"{said}; this system does not say what is free", ""
-    enough = need <= room
-    return OK if enough else WARNING, f"{said}, {machine.size(room)} are free", "" if enough else SMALLER
-
-
-def ring_bytes(config: Config, backend: Backend) -> int:
-    """Keys and values of one lane with full windows, as `backend` keeps them."""
-    towers = (config.encoder, config.decoder)
-    return sum(t.layers * backend.ring_bytes(t.kv_heads, t.window, t.head_dim) for t in towers)
+            room = room_for(checkpoint, backend)
+            status = NOTE if room.free is None else OK if room.fits else WARNING
+            yield f"memory on {name}", status, str(room), "" if room.fits else SMALLER
 
 
 def _audio() -> Iterator[Row]:

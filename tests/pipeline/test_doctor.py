@@ -13,13 +13,11 @@ from pathlib import Path
 import pytest
 
 import graphs
-from kernels import open_backend
 from kernels.backend import BACKENDS
 from kernels.cuda.diagnosis import Facts
 from pipeline.tools import doctor, machine
 from pipeline.tools.doctor import MISSING, NOTE, OK, SECTIONS, WARNING, built_in, examine
 from pipeline.tools.vocabulary import OTHERS, vocabulary
-from tests.tiny import TINY
 
 MODELS = Path(graphs.__file__).parent / "models"
 
@@ -78,12 +76,6 @@ def test_a_model_too_large_for_the_memory_is_warned_of(tiny, monkeypatch):
     monkeypatch.setattr(machine, "memory_available", lambda: 1000)
     memory = found("models")["memory on portable"]
     assert memory.status == WARNING and "1.0 kB are free" in memory.detail
-
-
-def test_rings_are_counted_for_both_towers():
-    encoder, decoder = TINY.encoder, TINY.decoder
-    expected = 8 * (2 * 4 * 16 * encoder.window + 2 * 2 * 24 * decoder.window)
-    assert doctor.ring_bytes(TINY, open_backend("portable")) == expected
 
 
 def test_only_the_models_inside_the_package_are_built_in(tiny_folder):
