@@ -11,7 +11,7 @@ from typing import Any
 
 from numpy import float32
 
-from kernels.cpu.layout import DENSE_HEIGHT
+from kernels.cpu.layout import DENSE_HEIGHT, LINE_BYTES
 from kernels.cpu.native.emitter import FLOAT, I64, Emitter, Slot, Value
 from kernels.cpu.native.floats import exp, half_writer
 from kernels.cpu.native.products import DENSE_BYTES, dense_tile, load_dense
@@ -33,7 +33,8 @@ from kernels.cpu.native.words import (
     types,
 )
 
-SPAN = 64  # positions in a tile
+SPAN = 256  # positions in a tile
+BLOCK = 64  # of which scores are weighed at once
 MOST = 8  # query rows in a tile, at most
 LOWEST = float32(-float("inf"))
 ZERO, ONE = float32(0), float32(1)
@@ -114,19 +115,19 @@ def attend_kernel(kind: str, isa: InstructionSet) -> Any:
         while position <= last:
             slot = position % capacity
             count = min(SPAN, last + 1 - position, capacity - slot)
-            here = ring + slot * width * size
+            here, after = ring + slot * width * size, ring + (slot + count) * width * size
             if rows == tile:
-                score_many(queries, i64(r, 2) + here, count, width, scores)
+                score_many(queries, i64(r, 2) + here, count, width, scores, i64(r, 3) + here)
             else:
-                score_one(queries, i64(r, 2) + here, count, width, scores)
+                score_one(queries, i64(r, 2) + here, count, width, scores, i64(r, 3) + here)
             for j in range(rows):
                 own = first - row // shared + (row + j) // shared
-                hide(scores + j * SPAN * 4, position, count, own - window + 1, own)
-                weigh(scores + j * SPAN * 4, i64(outs, j), width, tops + j * 4, sums + j * 4, factor)
+                behind = hide(scores + j * SPAN * 4, position, count, own - window + 1, own)
+                weigh(scores + j * SPAN * 4, behind, i64(outs, j), width, tops + j * 4, sums + j * 4, factor)
             if rows == tile:
-                mix_many(outs, scores, i64(r, 3) + here, count, width)
+                mix_many(outs, scores, i64(r, 3) + here, count, width, i64(r, 2) + after)
             else:
-                mix_one(outs, scores, i64(r, 3) + here, count, width)
+                mix_one(outs, scores, i64(r, 3) + here, count, width, i64(r, 2) + after)
             position += count
         for j in range(rows):
             end(i64(outs, j), width, sums + j * 4)
@@ -152,22 +153,26 @@ def end(out, width, total):
 
 @exact
 def hide(scores, position, count, first, last):
-    """-inf for what is behind the tile's `count` positions, and for those outside [first, last]."""
-    for i in range(count, SPAN):
+    """-inf outside [first, last], and behind the tile's `count` positions up to a whole BLOCK; gives that end."""
+    behind = -(-count // BLOCK) * BLOCK
+    for i in range(count, behind):
         set_f32(scores, i, LOWEST)
     for i in range(position, min(first, position + count)):
         set_f32(scores, i - position, LOWEST)
     for i in range(max(last + 1, position), position + count):
         set_f32(scores, i - position, LOWEST)
+    return behind
 
 
 @exact
-def weigh(scores, out, width, top, total, factor):
+def weigh(scores, count, out, width, top, total, factor):
     """Scores of a tile become weights against the largest score so far."""
     before = f32(top, 0)
-    largest = max(before, largest_of_64(scores))
+    largest = before
+    for i in range(0, count, BLOCK):
+        largest = max(largest, largest_of_64(scores + i * 4))
     if largest == LOWEST:
-        for i in range(SPAN):
+        for i in range(count):
             set_f32(scores, i, ZERO)
         return
     if largest > before:
@@ -175,14 +180,14 @@ def weigh(scores, out, width, top, total, factor):
         scale(out, width, smaller)
         set_f32(top, 0, largest)
         set_f32(total, 0, f32(total, 0) * smaller)
-    set_f32(total, 0, f32(total, 0) + exponentials(scores, largest, factor))
+    set_f32(total, 0, f32(total, 0) + exponentials(scores, count, largest, factor))
 
 
 @loops
-def exponentials(scores, top, factor):
+def exponentials(scores, count, top, factor):
     """exp((score - top) * factor) in place of each score, and their sum."""
     total = ZERO
-    for i in range(SPAN):
+    for i in range(count):
         weight = exp((f32(scores, i) - top) * factor)
         set_f32(scores, i, weight)
         total += weight
@@ -196,27 +201,37 @@ def scale(row, width, factor):
 
 
 def _scores(kind: str, isa: InstructionSet, rows: int) -> Any:
-    """(queries, keys, count, width, scores): scores [rows, SPAN] of `count` positions from `keys` on.
+    """(queries, keys, count, width, scores, values): scores [rows, SPAN] of `count` positions from `keys` on.
 
-    Rounded up to whole groups of four: what stands behind the last one is its copy.
+    Rounded up to whole groups of four: what stands behind the last one is its copy. Meanwhile `values` are
+    brought nearer.
     """
 
-    def emit(e: Emitter, queries: Value, keys: Value, count: Value, width: Value, scores: Value) -> None:
+    def emit(
+        e: Emitter, queries: Value, keys: Value, count: Value, width: Value, scores: Value, values: Value
+    ) -> None:
         xs = [e.load(queries + 8 * j, I64) for j in range(rows)]
         stride, last = width * DENSE_BYTES[kind], count - 1
         with e.counting((count + (DENSE_HEIGHT - 1)) // DENSE_HEIGHT) as turn:
             positions = [turn * DENSE_HEIGHT + i for i in range(DENSE_HEIGHT)]
             addresses = [keys + (p < last).where(p, last) * stride for p in positions]
+            with e.counting(stride * DENSE_HEIGHT // LINE_BYTES) as line:
+                e.prefetch(values + turn * DENSE_HEIGHT * stride + line * LINE_BYTES)
             for j, four in enumerate(dense_tile(e, kind, isa, addresses, xs, width)):
                 e.store(four, scores + turn * (4 * DENSE_HEIGHT) + 4 * SPAN * j)
 
-    return _five(emit)
+    return _six(emit)
 
 
 def _mix(kind: str, isa: InstructionSet, rows: int) -> Any:
-    """(outs, weights, values, count, width): out row j += sum of weights [j, i] times value i."""
+    """(outs, weights, values, count, width, keys): out row j += sum of weights [j, i] times value i.
 
-    def emit(e: Emitter, outs: Value, weights: Value, values: Value, count: Value, width: Value) -> None:
+    `keys`, those of the next tile, are brought nearer meanwhile.
+    """
+
+    def emit(
+        e: Emitter, outs: Value, weights: Value, values: Value, count: Value, width: Value, keys: Value
+    ) -> None:
         to = [e.load(outs + 8 * j, I64) for j in range(rows)]
         stride, done = width * DENSE_BYTES[kind], e.constant(0, I64)
         for vectors, lanes in ((16 // max(rows, 4), isa.lanes), (1, isa.lanes), (1, 1)):
@@ -227,6 +242,8 @@ def _mix(kind: str, isa: InstructionSet, rows: int) -> Any:
                 columns = [first + i * lanes for i in range(vectors)]
                 totals = [[Slot(e.load(row + c * 4, FLOAT, lanes)) for c in columns] for row in to]
                 with e.counting(count) as i:
+                    for ahead in range(0, step * DENSE_BYTES[kind], LINE_BYTES):
+                        e.prefetch(keys + i * stride + first * DENSE_BYTES[kind] + ahead)
                     value = [load_dense(e, kind, isa, values + i * stride, c, lanes) for c in columns]
                     for j, row in enumerate(totals):
                         weight = e.load(weights + i * 4 + 4 * SPAN * j, FLOAT)
@@ -238,19 +255,19 @@ def _mix(kind: str, isa: InstructionSet, rows: int) -> Any:
                         e.store(total.get(), address + c * 4)
             done = done + turns * step
 
-    return _five(emit)
+    return _six(emit)
 
 
-def _five(emit: Callable[..., None]) -> Any:
-    """An emission over five words, to be called from a kernel."""
+def _six(emit: Callable[..., None]) -> Any:
+    """An emission over six words, to be called from a kernel."""
 
     @intrinsic
-    def inner(context, a, b, c, d, e):
+    def inner(context, a, b, c, d, e, f):
         def generate(context, builder, signature, values):
             emitter = Emitter(builder)
             emit(emitter, *(emitter.value(value) for value in values))
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 5), generate
+        return types.void(*[types.int64] * 6), generate
 
     return inner
