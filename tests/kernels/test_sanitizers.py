@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -33,13 +29,10 @@ def walk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """The tour in a process of its own; a finding ends it."""
     mode, launched = request.param, tmp_path_factory.mktemp("walk") / "launched"
     try:
-        environment: Mapping[str, str] = {**build.preloaded(mode), MODE: mode, LAUNCHED: str(launched)}
+        settings = {MODE: mode, LAUNCHED: str(launched)}
+        ran = build.run_apart(mode, "tests.kernels.emulator.tour", **settings)
     except BackendMissing as reason:
         pytest.skip(str(reason))
-    ran = subprocess.run(
-        [sys.executable, "-m", "tests.kernels.emulator.tour"], env=environment, cwd=Path(__file__).parents[2],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
     names = launched.read_text(encoding="utf-8").splitlines() if launched.exists() else []
     return Walk(mode, frozenset(names), ran.returncode, f"{ran.stdout[-TAIL:]}\n{ran.stderr[-TAIL:]}")
 

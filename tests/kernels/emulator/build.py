@@ -16,7 +16,8 @@ from pathlib import Path
 from kernels import BackendMissing, CompileError
 
 HERE = Path(__file__).parent
-CACHE = HERE.parents[2] / "build" / "emulator"
+ROOT = HERE.parents[2]
+CACHE = ROOT / "build" / "emulator"
 
 FLAGS = (
     "-std=c++17", "-fPIC", "-shared",
@@ -97,6 +98,21 @@ def preloaded(mode: str) -> dict[str, str]:
             raise BackendMissing(f"{mode}: {compiler()} has no {RUNTIMES[mode]}; install that library")
         settings["LD_PRELOAD"] = found
     return {**os.environ, **settings}
+
+
+def run_apart(mode: str, module: str, *args: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """`python -m module args` where `mode` works; `more` joins its environment.
+
+    Raises
+    ------
+    BackendMissing   where the sanitizer itself cannot start
+    """
+    command = [sys.executable, "-m", module, *args]
+    environment = {**preloaded(mode), **more}
+    ran = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    if "unexpected memory mapping" in ran.stderr:  # older TSan, newer kernel
+        raise BackendMissing(f"{mode}: addresses are too random for it; sysctl vm.mmap_rnd_bits=28 helps")
+    return ran
 
 
 def check_preloaded(mode: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from tests.kernels.emulator.device import EmulatedDevice
 from tests.kernels.emulator.launch import LaunchError
 
 SOURCE = Path(__file__).with_suffix(".cu")
-ROOT = Path(__file__).parents[3]
 SEEDS = (0, 1, 2, 3)
 THREADS = 64
 FINDINGS = {  # what a sanitizer prints before it ends the process
@@ -64,15 +62,12 @@ def found(mode: str, fault: str, faulty: bool) -> str:
 
 def found_in_a_process(mode: str, fault: str, faulty: bool) -> str:
     """The same under a sanitizer, whose word comes first; with `fault` "all", for each of them in a row."""
-    command = [sys.executable, "-m", "tests.kernels.emulator.faults", mode, fault, str(int(faulty))]
-    ran = subprocess.run(
-        command, env=build.preloaded(mode), cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    ran = build.run_apart(mode, "tests.kernels.emulator.faults", mode, fault, str(int(faulty)))
     said = re.search(FINDINGS[mode], ran.stderr)
     if said:
         return f"{mode}: {said[1]}"
     if ran.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {ran.returncode}:\n{ran.stderr}")
+        raise RuntimeError(f"{fault} under {mode} ended with {ran.returncode}:\n{ran.stderr}")
     return ran.stdout.strip()
 
 
