@@ -188,7 +188,10 @@ class Card:
         if held.shape != array.shape or held.dtype != array.dtype:
             raise ShapeError(f"copy: {array.dtype} {array.shape} does not fit {held.dtype} {held.shape}")
         with self.busy("copying"):
-            held.data.copy_from_device_async(array.data, array.nbytes, self.stream)
+            if array.flags.c_contiguous:
+                held.data.copy_from_device_async(array.data, array.nbytes, self.stream)
+            else:
+                self._copy_rows(held, array)
         return held
 
     def scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -243,6 +246,16 @@ class Card:
             asked = math.prod(shape) * np.dtype(dtype).itemsize
             free, total = self._place.mem_info
             raise out_of_memory(asked, free, total, self.name) from error
+
+    def _copy_rows(self, out: Any, array: Any) -> None:
+        """Some items of every lane, array [:, t:u] of a larger one: rows of bytes that lie apart."""
+        if not array[0].flags.c_contiguous:
+            raise ShapeError(f"copy: expected items that follow each other, found strides {array.strides}")
+        runtime, width = self._cuda.runtime, array[0].nbytes
+        runtime.memcpy2DAsync(
+            out.data.ptr, width, array.data.ptr, array.strides[0], width, len(array),
+            runtime.memcpyDeviceToDevice, self.stream.ptr,
+        )  # fmt: skip
 
     def _build(self, file: str, name: str) -> Any:
         if file not in self._modules:

@@ -8,6 +8,7 @@ later call.
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -116,15 +117,18 @@ class Array(np.ndarray):
 
     @property
     def data(self) -> Any:  # type: ignore[override]
-        whole = self.reshape(-1).view(np.uint8)
+        """An address, which knows nothing of strides."""
 
         def memset(value: int, count: int, stream: Stream) -> None:
-            stream.push(lambda: whole[:count].fill(value))
+            stream.push(lambda: self._move(ctypes.memset, value, count))
 
         def copy(source: Any, count: int, stream: Stream) -> None:
-            stream.push(lambda: np.copyto(whole[:count], source.whole[:count]))
+            stream.push(lambda: self._move(ctypes.memmove, source.ptr, count))
 
-        return SimpleNamespace(whole=whole, memset_async=memset, copy_from_device_async=copy)
+        return SimpleNamespace(ptr=self.ctypes.data, memset_async=memset, copy_from_device_async=copy)
+
+    def _move(self, act: Callable[[int, int, int], object], what: int, count: int) -> None:
+        act(self.ctypes.data, what, count)
 
     def set(self, array: np.ndarray, stream: Stream) -> None:
         assert array.shape == self.shape and array.dtype == self.dtype
@@ -177,6 +181,7 @@ class Gpu:
         self.events: dict[int, Event] = {}
         self.stream: Stream
         self.pinned: list[np.ndarray] = []
+        self.arrays: list[Array] = []  # all of them, as what is queued knows addresses alone
         place = SimpleNamespace(
             attributes={"MultiProcessorCount": 3, "MaxSharedMemoryPerBlockOptin": self.shared},
         )
@@ -184,7 +189,10 @@ class Gpu:
             Device=lambda index: _Place(self, place.attributes), Stream=lambda non_blocking: Stream(self),
             Event=lambda disable_timing=False: Event(self), alloc_pinned_memory=self._pin,
             compiler=SimpleNamespace(CompileException=CompileException),
-            runtime=SimpleNamespace(eventQuery=lambda ptr: self.events[ptr].status),
+            runtime=SimpleNamespace(
+                eventQuery=lambda ptr: self.events[ptr].status, memcpy2DAsync=self._copy_rows,
+                memcpyDeviceToDevice=3,
+            ),
         )  # fmt: skip
 
     def check(self) -> None:
@@ -199,12 +207,24 @@ class Gpu:
         self.used += count
         array = np.full(count, 0xFF, np.uint8).view(dtype).reshape(shape).view(Array)
         array.gpu = self
+        self.arrays.append(array)
         return array
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
         array = self.empty(shape, dtype)
         array.data.memset_async(0, array.nbytes, self.stream)
         return array
+
+    def _copy_rows(
+        self, to: int, to_pitch: int, source: int, pitch: int, width: int, height: int, kind: int, stream: int
+    ) -> None:
+        assert (kind, stream) == (3, self.stream.ptr) and width <= min(to_pitch, pitch)
+
+        def copy() -> None:
+            for row in range(height):
+                ctypes.memmove(to + row * to_pitch, source + row * pitch, width)
+
+        self.stream.push(copy)
 
     def get_default_memory_pool(self) -> Any:
         return SimpleNamespace(free_bytes=lambda: 512)

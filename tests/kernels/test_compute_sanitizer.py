@@ -42,7 +42,7 @@ cupy.cuda.runtime.deviceSynchronize()
 
 
 def find_tool(environment: Mapping[str, str], packages: Iterable[Path]) -> Path | None:
-    """The checker: on PATH, in the toolkit that CUDA_HOME or CUDA_PATH names, in the usual one, in a wheel."""
+    """The checker: on PATH, in the toolkit of CUDA_HOME or CUDA_PATH, in the usual one, in a wheel."""
     if found := shutil.which(NAME, path=environment.get("PATH", "")):
         return Path(found)
     named = [environment[name] for name in ("CUDA_HOME", "CUDA_PATH") if environment.get(name)]

@@ -41,6 +41,10 @@ extern "C" __global__ void slow(float* x, long long clocks) {
     x[0] += 1.0f;
 }
 """
+WRONG = """#line 3 "other.cu"
+extern "C" __global__ void anything() { wrong(); }
+"""
+SOURCES = {"trial": TRIAL, "other": WRONG}
 
 
 def increase(x: Any, by: np.float32, n: np.int32) -> None:
@@ -68,7 +72,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Card, Gpu]]:
 
     def make(**options: Any) -> tuple[Card, Gpu]:
         gpu = Gpu(kernels=HOST, **options)
-        monkeypatch.setattr(card_module, "source", lambda file: TRIAL if file == "trial" else "wrong")
+        monkeypatch.setattr(card_module, "source", SOURCES.__getitem__)
         monkeypatch.setattr(card_module, "import_module", {"cupy": gpu}.__getitem__)
         return Card(0, PRETENDED), gpu
 
@@ -81,7 +85,7 @@ def card(
 ) -> Card:
     if request.param == "host":
         return pretend()[0]
-    monkeypatch.setattr(card_module, "source", lambda file: TRIAL if file == "trial" else "wrong")
+    monkeypatch.setattr(card_module, "source", SOURCES.__getitem__)
     return real_card()
 
 
@@ -159,6 +163,20 @@ def test_a_copy_is_of_now_and_goes_where_it_is_told(card):
     assert_same(read(card, apart), normal(3, 4)[1:], what="of its own")
     with pytest.raises(ShapeError, match="copy"):
         card.copy(x, card.zeros((4, 3), np.float32))
+
+
+def test_some_items_of_every_lane_are_copied_from_between_the_others(card):
+    x, whole = floats(card, 3, 5, 4), normal(3, 5, 4)
+    for items in (np.s_[:, 1:3], np.s_[:2, 4:], np.s_[:, :1], np.s_[:1, 2:]):
+        assert_same(read(card, card.copy(x[items])), whole[items], what=f"{items}")
+    out = card.zeros((3, 2, 4), np.float32)
+    replay = card.record(lambda: card.copy(x[:, 3:], out))
+    card.clear(x[:1])
+    replay()
+    whole[0] = 0
+    assert_same(read(card, out), whole[:, 3:], what="recorded")
+    with pytest.raises(ShapeError, match="copy: expected items that follow each other, found strides"):
+        card.copy(x[:, :, 1:])
 
 
 def test_scratch_starts_at_zero_and_stays_where_a_recording_knows_it(card):
@@ -246,7 +264,8 @@ def test_too_much_memory_is_refused_with_the_figures_and_a_cure(card):
 
 
 def test_a_kernel_that_does_not_build_names_file_line_and_fault(card):
-    with pytest.raises(CompileError, match=r"other\.cu does not build for .*: .*error.*wrong"):
+    said = r'other\.cu does not build for .*: other\.cu\(3\): error: .*"wrong"'
+    with pytest.raises(CompileError, match=said):
         card.kernel("other", "anything")
 
 
@@ -329,7 +348,7 @@ def stored(array: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.gpu
 def test_the_device_times_what_it_does(monkeypatch):
-    monkeypatch.setattr(card_module, "source", {"trial": TRIAL}.__getitem__)
+    monkeypatch.setattr(card_module, "source", SOURCES.__getitem__)
     card = real_card()
     x = card.zeros((1,), np.float32)
     kernel = card.kernel("trial", "slow")

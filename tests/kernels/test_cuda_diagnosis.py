@@ -229,7 +229,7 @@ def test_what_the_card_asks_of_cupy_is_there():
         cupy.cuda.nvrtc: ("getVersion",),
         cupy.cuda.runtime: (
             "driverGetVersion", "runtimeGetVersion", "getDeviceCount", "getDeviceProperties", "eventQuery",
-            "streamQuery", "is_hip",
+            "streamQuery", "memcpy2DAsync", "memcpyDeviceToDevice", "is_hip",
         ),
     }  # fmt: skip
     assert not [(owner, name) for owner, names in asked.items() for name in names if not hasattr(owner, name)]
