@@ -248,6 +248,11 @@ def _looking(add: Callable) -> None:
 
 
 def _making(add: Callable) -> None:
+    warmup = _command(
+        add, "warmup", commands.warmup, "compile kernels now, so that the first run does not", params=True
+    )
+    _chain_of(warmup, "backend.isa=avx2")
+
     weights = _command(add, "weights", commands.weights, "show what is inside a weights file or folder")
     weights.add_argument("file", help="a .gguf or .safetensors file, or a folder")
     weights.add_argument("--tensors", action="store_true", help="list every tensor too, not only the totals")

@@ -143,6 +143,13 @@ def doctor(arguments: Namespace) -> int:
     return 0
 
 
+def warmup(arguments: Namespace) -> int:
+    from pipeline.tools.warmup import warm_up
+
+    show(str(warm_up(load(arguments, arguments.graph))))
+    return 0
+
+
 def weights(arguments: Namespace) -> int:
     from pipeline.tools.weights import describe
 

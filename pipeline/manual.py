@@ -107,6 +107,16 @@ examples:
   python -m pipeline doctor
   python -m pipeline doctor --json
 """,
+    "warmup": """\
+examples:
+  python -m pipeline warmup                           for the backend that auto picks
+  python -m pipeline warmup --backend cuda
+  HEADRACE_CPU_ISA=avx2 python -m pipeline warmup     another instruction set than the best one
+
+Kernels are the same for every model, and are kept for the user until the program, its compiler or the machine
+changes: below XDG_CACHE_HOME or ~/.cache (cpu), in CUPY_CACHE_DIR or ~/.cupy (cuda).
+"""
+    + PARAMS,
     "weights": """\
 examples:
   python -m pipeline weights models/voxtral               a folder with params.json and tekken.json

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import locale
-import os
 import platform
 import re
 import sys
-import textwrap
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any
 
 import graphs
-from kernels import Backend, BackendMissing, open_backend
+from kernels import Backend, BackendMissing
 from kernels.backend import BACKENDS
 from kernels.cuda.card import look
 from kernels.cuda.diagnosis import Facts, diagnose, version
@@ -23,8 +19,12 @@ from pipeline.ends import file as audio_files
 from pipeline.ends.mic import list_devices
 from pipeline.errors import GraphError, SourceError
 from pipeline.graph import load_graph
+from pipeline.opening import open_chosen
 from pipeline.room import SMALLER, room_for
 from pipeline.tools import machine
+from pipeline.tools.findings import MISSING, NOTE, OK, WARNING, Finding, Report, Row
+from pipeline.tools.kept import cuda_kernels
+from pipeline.tools.processor import WARM, cpu_rows
 from pipeline.tools.vocabulary import vocabulary
 from stages import StageError
 from stages.voxtral.names import open_checkpoint
@@ -36,60 +36,11 @@ REINSTALL = f"pip install --force-reinstall {DISTRIBUTION}"
 OWN_ENVIRONMENT = f"a virtual environment of its own for {DISTRIBUTION} keeps them apart"
 NO_GPU_NEEDED = "all works without it, on the processor"
 CONTAINERS = ("WAV", "FLAC", "OGG", "MP3", "AIFF")  # what recordings usually come in
-OK, NOTE, WARNING, MISSING = "ok", "note", "warning", "missing"
-WIDTH, INDENT = 110, " " * 8
-MARKS = {OK: "ok", NOTE: "--", WARNING: "!!", MISSING: "no"}
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at.
-
-    status : ok, note (good to know), warning, or missing
-    cure : what to do about it, empty where nothing need be done
-    """
-
-    section: str
-    name: str
-    status: str
-    detail: str
-    cure: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """All that was found, in order."""
-
-    findings: tuple[Finding, ...]
-
-    @property
-    def healthy(self) -> bool:
-        """Nothing that `run file` needs is missing."""
-        return not any(f.status == MISSING for f in self.findings)
-
-    def text(self) -> str:
-        """For people: a paragraph per section; each cure stands below its trouble."""
-        lines: list[str] = []
-        for section in dict.fromkeys(f.section for f in self.findings):
-            lines += ["", section]
-            for f in self.findings:
-                if f.section == section:
-                    lines += _wrapped(f"{f.name}: {f.detail}", f"  {MARKS[f.status]}  ")
-                    lines += [line for cure in f.cure.splitlines() for line in _wrapped(cure, INDENT)]
-        verdict = "all is here that is needed" if self.healthy else "missing: the lines marked no"
-        return "\n".join([*lines[1:], "", verdict])
-
-    def as_json(self) -> dict[str, Any]:
-        return {"healthy": self.healthy, "findings": [asdict(f) for f in self.findings]}
 
 
 def examine() -> Report:
     """Look at everything; what cannot even be looked at is reported too."""
     return Report(tuple(f for section, look in SECTIONS.items() for f in _looked(section, look)))
-
-
-def _wrapped(text: str, margin: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent=margin, subsequent_indent=INDENT, break_on_hyphens=False)
 
 
 def built_in(weights: str | Path) -> bool:
@@ -99,9 +50,6 @@ def built_in(weights: str | Path) -> bool:
 
 def _models() -> Path:
     return Path(graphs.__file__).parent / "models"
-
-
-Row = tuple[str, str, str, str]  # name, status, detail, cure
 
 
 def _looked(section: str, look: Callable[[], Iterable[Row]]) -> Iterator[Finding]:
@@ -172,7 +120,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 def _backends() -> Iterator[Row]:
     chosen = ""
     for name, found in _opened():
-        if isinstance(found, BackendMissing):
+        if isinstance(found, Exception):
             yield name, NOTE, f"passed over: {str(found).removeprefix(f'{name}: ')}", ""
             continue
         chosen = chosen or name
@@ -182,12 +130,12 @@ def _backends() -> Iterator[Row]:
         yield "auto", MISSING, "no backend opens", REINSTALL
 
 
-def _opened() -> Iterator[tuple[str, Backend | BackendMissing]]:
+def _opened() -> Iterator[tuple[str, Backend | Exception]]:
     """Every backend, the best first, or why it does not open."""
     for name in reversed(BACKENDS):
         try:
-            yield name, open_backend(name)
-        except BackendMissing as reason:
+            yield name, open_chosen(name)
+        except (BackendMissing, GraphError) as reason:
             yield name, reason
 
 
@@ -218,15 +166,13 @@ def cuda_rows(facts: Facts, driver: str | None) -> Iterator[Row]:
 
 
 def _kernel_cache() -> Row:
-    """Where CuPy keeps what it compiled: without that, every start compiles all kernels anew."""
-    folder = Path(os.environ.get("CUPY_CACHE_DIR") or "~/.cupy/kernel_cache").expanduser()
-    kept = [file.stat().st_size for file in folder.glob("*.cubin")]
-    parent = next((place for place in (folder, *folder.parents) if place.exists()), folder)
-    if not (parent.is_dir() and os.access(parent, os.W_OK)):
-        return "kernels", WARNING, f"{folder} cannot be written", "set CUPY_CACHE_DIR to a folder that can be"
-    if not kept:
-        return "kernels", NOTE, f"none in {folder} yet; the first run compiles them and takes longer", ""
-    return "kernels", OK, f"{len(kept)} compiled ones in {folder}, {machine.size(sum(kept))}", ""
+    """Without what CuPy keeps, every start compiles all kernels anew."""
+    kept = cuda_kernels()
+    if not kept.writable:
+        return "kernels", WARNING, f"{kept.folder} cannot be written", kept.cure
+    if not kept.files:
+        return "kernels", NOTE, f"none in {kept.folder} yet; the first run compiles them", f"or now: {WARM}"
+    return "kernels", OK, f"compiled ones: {kept}", ""
 
 
 def _weights() -> Iterator[Row]:
@@ -257,7 +203,7 @@ def _model(path: Path, why: str, status: str) -> Iterator[Row]:
     words = vocabulary(checkpoint.tekken)
     yield "knows", OK if words.open else NOTE, words.summary, words.limits
     for name, backend in _opened():
-        if not isinstance(backend, BackendMissing):
+        if not isinstance(backend, Exception):
             room = room_for(checkpoint, backend)
             status = NOTE if room.free is None else OK if room.fits else WARNING
             yield f"memory on {name}", status, str(room), "" if room.fits else SMALLER
@@ -302,6 +248,7 @@ SECTIONS: dict[str, Callable[[], Iterable[Row]]] = {
     "python": _python,
     "where packages come from": _places,
     "packages": _packages,
+    "cpu": cpu_rows,  # before it is opened, which compiles
     "backends": _backends,
     "cuda": _cuda,
     "models": _weights,

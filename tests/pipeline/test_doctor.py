@@ -16,13 +16,14 @@ import graphs
 from kernels.backend import BACKENDS
 from kernels.cuda.diagnosis import Facts
 from pipeline.tools import doctor, machine
-from pipeline.tools.doctor import MISSING, NOTE, OK, SECTIONS, WARNING, built_in, examine
+from pipeline.tools.doctor import SECTIONS, built_in, examine
+from pipeline.tools.findings import MISSING, NOTE, OK, WARNING, WIDTH, Finding
 from pipeline.tools.vocabulary import OTHERS, vocabulary
 
 MODELS = Path(graphs.__file__).parent / "models"
 
 
-def found(section: str) -> dict[str, doctor.Finding]:
+def found(section: str) -> dict[str, Finding]:
     return {f.name: f for f in examine().findings if f.section == section}
 
 
@@ -47,7 +48,7 @@ def test_text_and_json_tell_the_same(tiny):
     assert [finding["name"] for finding in told["findings"]] == [f.name for f in report.findings]
     text = report.text()
     assert all(f"{f.name}: " in text for f in report.findings)
-    assert max(map(len, text.splitlines())) <= doctor.WIDTH
+    assert max(map(len, text.splitlines())) <= WIDTH
 
 
 def test_a_section_that_breaks_is_a_finding(monkeypatch):
@@ -114,7 +115,7 @@ def test_a_gpu_that_works_is_described(kernel_cache):
         ("device", OK, "NVIDIA H200, compute capability 9.0", ""),
         ("memory", OK, "139.0 GB of 140.0 GB are free", ""),
         ("compiler", OK, "NVRTC 13.0, and its headers are there", ""),
-        ("kernels", OK, f"1 compiled ones in {kernel_cache}, 2.0 kB", ""),
+        ("kernels", OK, f"compiled ones: 1 file in {kernel_cache}, 2.0 kB", ""),
     ]
 
 
