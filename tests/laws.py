@@ -45,6 +45,7 @@ class Case:
     put, get : onto the stage's device and back; `get` copies, because device packets are borrowed
     lane_of : of a state, what only that lane may change; its outputs and scratch do not count
     still : of a stage, what a run must leave as it is
+    twin : of a state, one like it that shares nothing
     """
 
     name: str
@@ -57,6 +58,7 @@ class Case:
     get: Callable[[Any], np.ndarray] = np.array
     lane_of: Callable[[Any, int], Any] = lambda state, lane: state[lane]
     still: Callable[[Any], Any] = lambda stage: stage
+    twin: Callable[[Any], Any] = copy.deepcopy
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
@@ -209,7 +211,7 @@ def resume(case: Case, draw: Draw) -> None:
     for piece in pieces[: len(pieces) // 2]:
         original.step({0: piece})
     twin = Play(case)
-    twin.state, twin.said = copy.deepcopy(original.state), [list(original.said[0])]
+    twin.state, twin.said = case.twin(original.state), [list(original.said[0])]
     twin.at = list(original.at)
     for player in (twin, original):
         for piece in pieces[len(pieces) // 2 :]:

@@ -6,10 +6,12 @@ shows that no choice of the portable run was a close one.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -205,8 +207,15 @@ def test_law(law, stage, cuda, data):
 def trial(ops: Backend) -> dict[str, Case]:
     """The stages by name; all but their backend, which has work memory, is left as it is."""
     few = cases(ops, ", cuda", tokens=6, encoder_atol=ENCODER_ATOL, adapter_atol=ADAPTER_ATOL)
-    return {case.name.partition(",")[0]: replace(case, still=apart_from_backend) for case in few}
+    own = {"still": apart_from_backend, "twin": partial(copied, ops)}
+    return {case.name.partition(",")[0]: replace(case, **own) for case in few}
 
 
 def apart_from_backend(stage: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(stage).items() if name != "ops"}
+
+
+def copied(ops: Any, state: Any) -> Any:
+    """CuPy copies on the stream that is current: on any but the card's, steps would not wait for it."""
+    with getattr(ops.device, "stream", nullcontext()):
+        return copy.deepcopy(state)
