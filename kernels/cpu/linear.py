@@ -15,7 +15,8 @@ from kernels.cpu.memory import stored
 from kernels.cpu.plan import I32, Steps
 from kernels.errors import ShapeError
 
-PART_BYTES = 1 << 18  # of weights, one row of x: about 6 us
+PARTS = 16  # a product is cut into about so many, while each is worth taking by itself:
+LEAST_BYTES, MOST_BYTES = 1 << 15, 1 << 18  # of weights, for one row of x: about 1 us and 8 us
 ITEMS_PER_PASS = 4  # rows of x that cost little more than one
 
 
@@ -84,7 +85,8 @@ def product(
     groups = -(-rows // height)
     passes = -(-x.items // ITEMS_PER_PASS)
     cost = quant.nbytes(kind, w.shape) * passes
-    each = max(1, PART_BYTES * groups // max(1, cost))
+    size = min(max(cost // PARTS, LEAST_BYTES), MOST_BYTES)
+    each = max(1, size * groups // max(1, cost))
     kernel = f"dense_{kind}" if dense else f"{kind}_{'f32' if steps.exact else 'int8'}"
     steps.add(
         kernel, -(-groups // each) if x.items else 0, steps.at(memory, memory.dtype), x.forms[kind],

@@ -13,8 +13,10 @@ import sys
 import threading
 import time
 import weakref
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -96,46 +98,60 @@ class Team:
 class Pace:
     """How many threads bring a plan to its end soonest, learnt from how long plans took.
 
-    Work of the same size (to a power of two) is timed together. Every PROBE plans, and at once where it has
-    never been tried, one thread fewer or one more takes a turn: so the count falls when the cores are busy
-    with other things, and rises again when they are not.
+    The choice is among all threads, half of them, a quarter, down to one. Work of the same size (to a power
+    of two) is timed together, and judged by the median of its last times, since a thread that is put aside
+    for a slice of the scheduler says nothing about the next plan. Every PROBE plans a neighbour of the choice
+    is tried: so the count falls when the cores are busy with other things, and rises again when they are not.
     """
 
-    SETTLE = 3  # plans before the first comparison: the first ones find cold caches
-    PROBE = 48
-    FORGET = 0.3  # what one more time weighs in the average
+    SETTLE = 2  # plans before anything is timed: the first ones find cold caches
+    KEPT, ENOUGH = 5, 3  # times kept of a count, and times it takes to judge one
+    PROBE = 32
+    CLEAR = 0.95  # a neighbour is better below this part of the time
 
     def __init__(self, threads: int):
-        self._threads = threads
+        self.counts = [threads]
+        while self.counts[-1] > 1:
+            self.counts.append(self.counts[-1] // 2)
         self._sizes: dict[int, _Size] = {}
 
     def workers(self, cost: int) -> int:
-        size = self._sizes.setdefault(cost.bit_length(), _Size(self._threads))
+        """How many threads the next plan of this cost should have."""
+        size = self._sizes.setdefault(cost.bit_length(), _Size(len(self.counts)))
         size.plans += 1
-        if size.plans <= self.SETTLE:
-            return size.workers
-        near = [n for n in (size.workers - 1, size.workers + 1) if 1 <= n <= self._threads]
-        untried = [n for n in near if n not in size.rates]
-        if untried:
-            return untried[0]
-        return near[size.plans // self.PROBE % len(near)] if size.plans % self.PROBE == 0 else size.workers
+        near = self._near(size)
+        if size.plans > self.SETTLE:
+            unknown = [i for i in near if len(size.rates[i]) < self.ENOUGH]
+            if unknown:
+                return self.counts[unknown[0]]
+            if near and size.plans % self.PROBE == 0:
+                return self.counts[near[size.plans // self.PROBE % len(near)]]
+        return self.counts[size.at]
 
     def note(self, cost: int, workers: int, seconds: float) -> None:
         """A plan of this cost took this long."""
         size = self._sizes[cost.bit_length()]
-        rate, before = seconds / cost, size.rates.get(workers)
-        size.rates[workers] = rate if before is None else before + self.FORGET * (rate - before)
-        size.workers = min(size.rates, key=size.rates.__getitem__)
+        if size.plans <= self.SETTLE:
+            return
+        size.rates[self.counts.index(workers)].append(seconds / cost)
+        known = [i for i in self._near(size) if len(size.rates[i]) >= self.ENOUGH]
+        for i in known if len(size.rates[size.at]) >= self.ENOUGH else ():
+            if median(size.rates[i]) < self.CLEAR * median(size.rates[size.at]):
+                size.at = i
+                return
+
+    def _near(self, size: _Size) -> list[int]:
+        return [i for i in (size.at + 1, size.at - 1) if 0 <= i < len(self.counts)]
 
 
 class _Size:
-    """What is known of plans of one size: the average seconds per byte by the number of threads."""
+    """Plans of one size: how many came, which count is in use, and by count the last seconds per byte."""
 
-    __slots__ = ("plans", "rates", "workers")
+    __slots__ = ("at", "plans", "rates")
 
-    def __init__(self, workers: int):
-        self.plans, self.workers = 0, workers
-        self.rates: dict[int, float] = {}
+    def __init__(self, counts: int):
+        self.plans, self.at = 0, 0
+        self.rates: list[deque[float]] = [deque(maxlen=Pace.KEPT) for _ in range(counts)]
 
 
 def cores() -> int:

@@ -153,7 +153,7 @@ def end(out, width, total):
 
 @exact
 def hide(scores, position, count, first, last):
-    """-inf outside [first, last], and behind the tile's `count` positions up to a whole BLOCK; gives that end."""
+    """-inf outside [first, last], and behind the `count` positions up to a whole BLOCK; gives that end."""
     behind = -(-count // BLOCK) * BLOCK
     for i in range(count, behind):
         set_f32(scores, i, LOWEST)

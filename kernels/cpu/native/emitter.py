@@ -209,10 +209,10 @@ class Emitter:
     def prefetch(self, address: Value) -> None:
         """Begin to bring a cache line to the second level; any address will do.
 
-        To the first level it would queue with the loads that the core is waiting for: attention over cold keys
-        took 250 us that way, 170 us this way, and 160 us over hot ones.
+        To the first level it would queue with the loads that the core is waiting for: attention over cold
+        keys took 250 us that way, 170 us this way, and 160 us over hot ones.
         """
-        operands = [self._pointer(address, I8), I32(0), I32(2), I32(1)]  # for reading, second cache level, data
+        operands = [self._pointer(address, I8), I32(0), I32(2), I32(1)]  # for reading, second level, data
         self.intrinsic("llvm.prefetch.p0", ir.VoidType(), operands)
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
