@@ -209,11 +209,12 @@ def _check_lanes(plan: Plan) -> None:
     room = plan.backend.free_bytes()
     room = memory_available() if room is None else room
     if room is not None and count * lane > room:
-        narrower = ", or keys and values of 8 bits (backend.kv=q8)"
+        wide = (plan.backend.name, getattr(plan.backend, "kv", "")) == ("cuda", "f16")
+        narrower = ", or keys and values of 8 bits (backend.kv=q8)" if wide else ""
         raise GraphError(
             f"{plan.graph.name}: {count} lanes keep {size(count * lane)} when their windows are full, "
             f"{size(room)} are free; at most {max(1, room // lane)} fit, or give the decoder a smaller "
-            f"context{narrower if getattr(plan.backend, 'kv', '') == 'f16' else ''}"
+            f"context{narrower}"
         )
 
 

@@ -61,4 +61,5 @@ def _kept(isa: str, environ: Mapping[str, str]) -> Row:
         return "kernels", OK, f"compiled for {isa}, {size(len(code))} in {kept.folder}", ""
     if not kept.writable:
         return "kernels", WARNING, f"{kept.folder} cannot be written: every start compiles them", kept.cure
-    return "kernels", NOTE, f"none for {isa} in {kept.folder} yet; the first run compiles them", f"or now: {WARM}"
+    said = f"none for {isa} in {kept.folder} yet; the first run compiles them"
+    return "kernels", NOTE, said, f"or now: {WARM}"

@@ -98,7 +98,7 @@ def test_every_recording_is_told_also_those_not_begun(failing, restless, shows):
 def test_the_command_line_says_it_in_one_line_and_keeps_what_was_said(
     monkeypatch, capsys, tmp_path, tiny_folder
 ):
-    monkeypatch.setattr("pipeline.build.open_backend", lambda name, **options: Failing(ANSWERS))
+    monkeypatch.setattr("pipeline.build.open_chosen", lambda name, options: Failing(ANSWERS))
     page = tmp_path / "said.jsonl"
     words = ["run", "file", "--weights", str(tiny_folder), "--set", f"sink.jsonl.path={page}"]
     assert main(words) == 1
@@ -113,23 +113,29 @@ def test_no_room_for_the_lanes_is_said_before_anything_is_heard(monkeypatch, cap
                 "cuda: 3,000.0 MB asked for, 10.0 MB of 8,000.0 MB on NVIDIA T4 are free; kv: q8"
             )
 
-    monkeypatch.setattr("pipeline.build.open_backend", lambda name, **options: Full())
+    monkeypatch.setattr("pipeline.build.open_chosen", lambda name, options: Full())
     assert main(["run", "file", "--weights", str(tiny_folder), "--set", "sink=lines"]) == 1
     out, err = capsys.readouterr()
     assert not out and err.strip().splitlines()[-1].startswith("cuda: 3,000.0 MB asked for")
 
 
-@pytest.mark.parametrize(("kv", "cure"), [("f16", r"context, or .* \(backend\.kv=q8\)$"), ("q8", "context$")])
-def test_lanes_are_held_against_the_memory_of_the_device(tiny_run, kv, cure):
+NARROWER = r"context, or .* \(backend\.kv=q8\)$"
+
+
+@pytest.mark.parametrize(
+    ("name", "kv", "cure"),
+    [("cuda", "f16", NARROWER), ("cuda", "q8", "context$"), ("cpu", "f16", "context$")],
+)
+def test_lanes_are_held_against_the_memory_of_the_device(tiny_run, name, kv, cure):
     run = tiny_run("lanes: {count: 11}\n")
-    lane = run.plan.lane_bytes
+    lane = build(run.graph, Portable()).lane_bytes
 
     class Small(Portable):
         def free_bytes(self):
             return 10 * lane
 
     backend = Small()
-    backend.kv = kv
+    backend.name, backend.kv = name, kv
     with pytest.raises(GraphError, match=f"11 lanes keep .* are free; at most 10 fit, .*{cure}"):
         build(run.graph, backend)
     build(tiny_run("lanes: {count: 10}\n").graph, Small())

@@ -15,6 +15,7 @@ import pytest
 import graphs
 from kernels.backend import BACKENDS
 from kernels.cuda.diagnosis import Facts
+from pipeline.opening import open_chosen
 from pipeline.tools import doctor, machine
 from pipeline.tools.doctor import SECTIONS, built_in, examine
 from pipeline.tools.findings import MISSING, NOTE, OK, WARNING, WIDTH, Finding
@@ -85,8 +86,10 @@ def test_only_the_models_inside_the_package_are_built_in(tiny_folder):
 
 
 def test_every_backend_is_reported():
-    assert set(found("backends")) == set(BACKENDS)
-    assert "auto takes it" in found("backends")["portable"].detail
+    backends, best = found("backends"), open_chosen("auto").name
+    assert set(backends) == set(BACKENDS)
+    assert backends[best].detail == "opens; auto takes it"
+    assert best == "portable" or backends["portable"].detail == f"opens; auto takes {best} instead"
 
 
 CARD = Facts(

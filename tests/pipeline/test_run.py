@@ -260,10 +260,10 @@ def test_a_front_that_does_not_suit_the_weights_is_refused(tiny_run, override, c
 
 
 def test_lanes_that_memory_has_no_room_for_are_refused(tiny_run, monkeypatch):
-    lane = sum(getattr(stage, "lane_bytes", 0) for stage in tiny_run().plan.built.values())
-    tower, other = TINY.encoder, TINY.decoder
-    rings = 2 * 64 * (tower.window + 63) + 2 * 48 * other.window  # layers times K * D times slots
-    assert lane == 2 * 4 * rings
+    plan = tiny_run().plan
+    lane = sum(getattr(stage, "lane_bytes", 0) for stage in plan.built.values())
+    towers = (TINY.encoder, TINY.encoder.window + 63), (TINY.decoder, TINY.decoder.window)  # slots
+    assert lane == sum(t.layers * plan.backend.ring_bytes(t.kv_heads, n, t.head_dim) for t, n in towers)
     monkeypatch.setattr("pipeline.build.memory_available", lambda: 10 * lane)
     assert tiny_run("lanes: {count: 10}\n").plan.graph.lanes.count == 10
     with pytest.raises(GraphError, match=r"11 lanes keep .* are free; at most 10 fit"):
