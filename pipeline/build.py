@@ -157,7 +157,7 @@ def _say_room(graph: Graph, checkpoints: dict[str, Checkpoint], backend: Backend
         room = room_for(checkpoint, backend, context)
         if room.weights >= NOTABLE_BYTES:
             much = "" if room.fits else f". That is more than is free: {SMALLER}"
-            say(f"{checkpoint.weights.source.name} on {backend.name} takes {room}{much}")
+            say(f"{path} on {backend.name} takes {room}{much}")
 
 
 def _runs(graph: Graph, device: dict[str, Stage[Any]]) -> tuple[tuple[str, ...], ...]:
