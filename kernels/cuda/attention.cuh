@@ -127,22 +127,43 @@ __device__ __forceinline__ size_t part_of(const Tile& tile, int split, int row, 
   return ((((size_t)blockIdx.z * tile.heads + tile.head) * splits) + split) * rows + row;
 }
 
+// Splits whose parts are on their way at once. Turing's split has no registers for more.
+__device__ constexpr int gathered_at_once() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  return 8;
+#else
+  return 16;
+#endif
+}
+
 // Columns d .. d + 3 of the answer of one query, whose splits lie at `part`, part + rows, ...; zeros if none saw a key.
+// Loads are in groups even where fewer splits are left: an unrolled loop would wait for each of the last ones alone.
 __device__ __forceinline__ float4 gather(const float2* sums, const float* parts, size_t part, int rows, int live,
                                          int width, int d) {
+  constexpr int TOGETHER = gathered_at_once();
   float most = LOWEST, sum = 0.f;
   float4 mix = make_float4(0.f, 0.f, 0.f, 0.f);
-#pragma unroll 16
-  for (int split = 0; split < live; ++split, part += rows) {
-    const float2 one = sums[part];
-    const float4 o = *(const float4*)(parts + part * width + d);
-    const float top = fmaxf(most, one.x), keep = exp2f(most - top), gain = exp2f(one.x - top);
+  for (int split = 0; split < live; split += TOGETHER) {
+    float2 one[TOGETHER];  // splits that are not there weigh nothing
+    float4 o[TOGETHER];
+    float top = most;
+#pragma unroll
+    for (int u = 0; u < TOGETHER; ++u) {
+      const size_t at = part + (size_t)(split + u) * rows;
+      one[u] = split + u < live ? sums[at] : make_float2(LOWEST, 0.f);
+      o[u] = split + u < live ? *(const float4*)(parts + at * width + d) : make_float4(0.f, 0.f, 0.f, 0.f);
+    }
+#pragma unroll
+    for (int u = 0; u < TOGETHER; ++u) top = fmaxf(top, one[u].x);
+    const float keep = exp2f(most - top);
     most = top;
-    sum = sum * keep + one.y * gain;
-    mix.x = mix.x * keep + o.x * gain;
-    mix.y = mix.y * keep + o.y * gain;
-    mix.z = mix.z * keep + o.z * gain;
-    mix.w = mix.w * keep + o.w * gain;
+    sum *= keep, mix.x *= keep, mix.y *= keep, mix.z *= keep, mix.w *= keep;
+#pragma unroll
+    for (int u = 0; u < TOGETHER; ++u) {
+      const float gain = exp2f(one[u].x - top);
+      sum += one[u].y * gain;
+      mix.x += o[u].x * gain, mix.y += o[u].y * gain, mix.z += o[u].z * gain, mix.w += o[u].w * gain;
+    }
   }
   const float inverse = sum > 0.f ? 1.f / sum : 0.f;
   return make_float4(mix.x * inverse, mix.y * inverse, mix.z * inverse, mix.w * inverse);

@@ -175,6 +175,16 @@ def test_many_splits_give_what_one_gives(emulated, shape, items, filled):
     assert_rows_close(*outs, 2 * F32_CLASS if items < 16 else HALF_CLASS, "one split and many")
 
 
+@pytest.mark.parametrize("filled", [959, 1024, 1100])  # 15, 16 and 18 splits; 16 gathered at once
+def test_more_splits_than_are_gathered_at_once(emulated, filled):
+    device = emulated(processors=64)
+    ring = fresh(device, 1, (4, 1, 128), 1200)
+    for i in range(0, filled - 1, 100):
+        append(device, ring, min(100, filled - 1 - i), seed=i)
+    append(device, ring, 1, seed=1)
+    check(device, ring, 1, 4, 1150, f"after {filled}")
+
+
 def test_splits_fill_the_device_once():
     """Every processor has work, and no block waits for a second round that others do not have."""
     for lanes, shape, items, window in [(1, (32, 8, 128), 1, 8192), (1, (32, 32, 64), 4, 750),
