@@ -22,7 +22,8 @@ def append(ring: Ring, k: Any, v: Any, active: Any, *, steps: Steps) -> None:
     _one_for_each("append", lanes, ring.count, active)
     held = steps.at(ring.k, ring.k.dtype), steps.at(ring.v, ring.v.dtype), steps.at(ring.count, I32)
     new = steps.at(k), steps.at(v), steps.at(active, I32)
-    steps.add(f"append_{_kind(ring)}", lanes, *held, *new, items, heads, capacity, width, cost=12 * k.size)
+    geometry = items, heads, capacity, width, ring.k.dtype.itemsize
+    steps.add("append", lanes, *held, *new, *geometry, cost=12 * k.size)
 
 
 def attend(out: Any, q: Any, ring: Ring, window: int, *, steps: Steps) -> None:
@@ -36,13 +37,17 @@ def attend(out: Any, q: Any, ring: Ring, window: int, *, steps: Steps) -> None:
     _one_for_each("attend", lanes, ring.count)
     groups, size = ring.k.shape[1], ring.k.dtype.itemsize
     held = steps.at(ring.k, ring.k.dtype), steps.at(ring.v, ring.v.dtype), steps.at(ring.count, I32)
-    geometry = items, heads, groups, ring.capacity, width, window, bits(width**-0.5)
+    geometry = items, heads, groups, ring.capacity, width, window, bits(width**-0.5), _inner(ring, steps)
     parts, cost = lanes * groups if items else 0, 2 * lanes * groups * need * width * size
-    steps.add(f"attend_{_kind(ring)}", parts, steps.at(out), steps.at(q), *held, *geometry, cost=cost)
+    steps.add("attend", parts, steps.at(out), steps.at(q), *held, *geometry, cost=cost)
 
 
-def _kind(ring: Ring) -> str:
-    return next(kind for kind, dtype in KV.items() if dtype == ring.k.dtype)
+def _inner(ring: Ring, steps: Steps) -> int:
+    """Address of what `attend` needs to know of the ring's numbers: see native/attention.py."""
+    kind, tile, codes = next(k for k in KV if KV[k] == ring.k.dtype), steps.library.tile, steps.library.codes
+    pairs = [codes[f"{verb}_{kind}_{rows}"] for rows in (tile, 1) for verb in ("scores", "mix")]
+    words = np.array([ring.k.dtype.itemsize, tile, *pairs], np.int64)
+    return steps.at(words, words.dtype)
 
 
 def _one_for_each(op: str, lanes: int, *words: Any) -> None:

@@ -20,4 +20,5 @@ DENSE = {"f32": 0, "f16": 1, "bf16": 2}  # kinds kept row by row
 DENSE_HEIGHT = 4  # rows of a dense weight taken together
 X_SCALE, X_SEED, X_BYTES = BLOCK, BLOCK + 4, BLOCK + 8  # 32 activations: bytes, f32 scale, i32 seed; and all
 
+SPAN = 256  # positions in a tile of attention
 PIECE = 4096  # values in a part of a pointwise op

@@ -33,6 +33,7 @@ class Library:
     codes : address of each kernel, by name
     run, wake, assist : the executor, as functions that let go of the interpreter while they run
     height : rows of a block kind that are interleaved
+    tile : query rows that attention takes at once
     seeds : for each block kind, what the sum of x's bytes is multiplied with to start a sum
     held : what must live as long as the code
     """
@@ -43,6 +44,7 @@ class Library:
     wake: Callable[[int, int], int]
     assist: Callable[[int, int, int], int]
     height: int
+    tile: int
     seeds: Mapping[str, int]
     held: Any
 
@@ -150,7 +152,7 @@ def build(isa: str) -> bytes:
     machine = target(chosen.cpu or name, "" if chosen.cpu else ",".join(f"+{f}" for f in sorted(features)))
     try:
         module = optimised(emitted_text(chosen), machine)
-        for text in compiled_texts(chosen):
+        for text in compiled_texts():
             module.link_in(llvm.parse_assembly(text))
         module.verify()
         return machine.emit_object(module)
@@ -202,7 +204,10 @@ def _load(isa: str, code: bytes) -> Library:
     word = ctypes.c_int64
     executor = {name: ctypes.CFUNCTYPE(word, *[word] * n)(codes.pop(name)) for name, n in entries.items()}
     seeds = {kind.name: products.seed_factor(kind, chosen) for kind in products.BLOCKS}
-    return Library(isa, MappingProxyType(codes), **executor, height=chosen.rows, seeds=seeds, held=engine)
+    return Library(
+        isa, MappingProxyType(codes), **executor, height=chosen.rows, tile=chosen.dense_tile, seeds=seeds,
+        held=engine,
+    )  # fmt: skip
 
 
 @cache

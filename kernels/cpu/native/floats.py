@@ -5,23 +5,16 @@ Named constants are typed, because a bare 0.5 would make numba widen everything 
 
 from __future__ import annotations
 
-from typing import Any
-
 from numpy import float32, float64
 
-from kernels.cpu.native.emitter import HALF
 from kernels.cpu.native.words import (
     as_f32,
     as_word,
-    at,
     exact,
-    intrinsic,
     nearest_whole,
     nearest_whole_f64,
     power_of_two,
-    set_u16,
     strict,
-    types,
     u16,
 )
 from kernels.portable.pointwise import ERF_END, ERF_P, ERF_Q
@@ -146,21 +139,3 @@ def from_half_bits(bits):
 def f16(address, index):
     """The f16 there, as f32."""
     return from_half_bits(u16(address, index))
-
-
-def half_writer(hardware: bool) -> Any:
-    """(address, index, value) -> None, with the instruction for it where there is `hardware` for halves."""
-
-    @intrinsic
-    def write(context, address, index, value):
-        def emit(context, builder, signature, values):
-            builder.store(builder.fptrunc(values[2], HALF), at(builder, values[0], HALF, values[1]), align=1)
-            return context.get_dummy_value()
-
-        return types.void(types.int64, types.int64, types.float32), emit
-
-    @exact
-    def write_bits(address, index, value):
-        set_u16(address, index, half_bits(value))
-
-    return write if hardware else write_bits

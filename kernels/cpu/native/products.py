@@ -20,6 +20,7 @@ from kernels.cpu.layout import BLOCK, DENSE_HEIGHT, X_BYTES, X_SCALE, X_SEED
 from kernels.cpu.native.emitter import FLOAT, I8, I16, I32, I64, Emitter, Slot, Value
 from kernels.cpu.native.sets import QUADS, InstructionSet, load_halves, nibble
 
+EXACT_TILE = 4  # rows of x in f32 that share one pass: more of them would double the code
 QUIET = 1e-36  # the largest size of a block that counts as silence; 127 / x is finite above it
 W, X, OUT, BIAS, ADDED, ITEMS, ROWS, COLUMNS, GROUPS = range(9)
 
@@ -79,7 +80,7 @@ Tile = Callable[[Value, Value, int], Sequence[Value]]  # (group, first row of x,
 
 
 def emit_blocks(
-    e: Emitter, kind: Blocks, isa: InstructionSet, exact: bool, record: Value, part: Value
+    e: Emitter, record: Value, part: Value, *, kind: Blocks, isa: InstructionSet, exact: bool
 ) -> None:
     """The kernel of a block kind; `exact` takes x as f32, else as bytes."""
     given = Operands(e, record)
@@ -89,10 +90,10 @@ def emit_blocks(
     def tile(group: Value, first: Value, items: int) -> Sequence[Value]:
         return tile_of(e, kind, isa, given, blocks, group, first, items)
 
-    _sweep(e, given, part, isa.rows, isa.tile, tile)
+    _sweep(e, given, part, isa.rows, min(isa.tile, EXACT_TILE) if exact else isa.tile, tile)
 
 
-def emit_dense(e: Emitter, kind: str, isa: InstructionSet, record: Value, part: Value) -> None:
+def emit_dense(e: Emitter, record: Value, part: Value, *, kind: str, isa: InstructionSet) -> None:
     """The kernel of a dense kind."""
     given = Operands(e, record)
     stride = given[COLUMNS] * DENSE_BYTES[kind]
@@ -255,7 +256,7 @@ def _four_sums(vectors: Sequence[Value]) -> Value:
     return ab.shuffle((0, 1, 4, 5), cd) + ab.shuffle((2, 3, 6, 7), cd)
 
 
-def emit_quantise(e: Emitter, isa: InstructionSet, record: Value, part: Value) -> None:
+def emit_quantise(e: Emitter, record: Value, part: Value, *, isa: InstructionSet) -> None:
     """Row `part` of x as bytes: 127 is the largest size in each block of 32.
 
     record   x, out, items, columns, factor; the seed of a block is its sum times `factor`
@@ -288,7 +289,7 @@ def _whole(values: Value) -> Value:
     return (values + magic).bits(I32) - 0x4B400000
 
 
-def emit_read(e: Emitter, isa: InstructionSet, record: Value, part: Value) -> None:
+def emit_read(e: Emitter, record: Value, part: Value, *, isa: InstructionSet) -> None:
     """Reads bytes and keeps nothing of them: what a processor can read at most, to hold the others against.
 
     record   memory, bytes in a part, where to store a word that depends on all of them

@@ -6,14 +6,14 @@ from numpy import float32
 
 from kernels.cpu.native.words import as_f32, exact, f32, i32, i64, largest_of_64, loops, set_i32
 
-LEAST = float32(-3.4028235e38)
+LOWEST = float32(-3.4028235e38)
 BLOCK = 64
 
 
 @exact
 def first_largest(x, start, stop):
     """The first index in [start, stop) of the largest value there; `start` if nothing compares."""
-    best, at, end = LEAST, start, start
+    best, at, end = LOWEST, start, start
     for block in range(start, stop - BLOCK + 1, BLOCK):
         value = largest_of_64(x + block * 4)
         if value > best:

@@ -242,6 +242,18 @@ def call(context, code, record, part):
 
 
 @intrinsic
+def call_six(context, code, a, b, c, d, e, f):
+    """Call what is emitted for six words."""
+
+    def emit(context, builder, signature, values):
+        kind = ir.FunctionType(I64, [I64] * 6)
+        builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 7), emit
+
+
+@intrinsic
 def call_plain(context, code):
     """Call a C function without arguments, whatever it returns."""
 
