@@ -89,7 +89,8 @@ def compiler() -> Iterator[Compile]:
         nvrtc.nvrtcVersion()
     except RuntimeError as reason:
         pytest.skip(f"cuda-bindings finds no NVRTC: {reason}")
-    flags = [*source.OPTIONS, f"-I{_toolkit('include/cuda_fp16.h').parent}", "--ptxas-options=-v"]
+    headers = f"-I{_toolkit('include/cuda_fp16.h').parent}"
+    flags = [*source.OPTIONS, *source.ADDED, headers, "--ptxas-options=-v"]
     begun: dict[tuple[str, str], Future[Build]] = {}
     with ProcessPoolExecutor(min(len(GPUS), os.cpu_count() or 1), get_context("spawn")) as pool:
 
@@ -100,6 +101,11 @@ def compiler() -> Iterator[Compile]:
             return {gpu: begun[text, gpu].result() for gpu in gpus}
 
         yield build
+
+
+def test_no_option_comes_twice() -> None:
+    names = [option.partition("=")[0] for option in (*source.OPTIONS, *source.ADDED)]
+    assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize("file", source.FILES)
