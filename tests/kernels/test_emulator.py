@@ -38,7 +38,9 @@ CAUGHT = {  # the others -> mode -> what shows
     "missing_barrier": {"poison": NAN, "tsan": "tsan: data race"},
     "missing_second_barrier": {"plain": WRONG, "poison": WRONG, "tsan": "tsan: data race"},
     "shuffle_for_a_barrier": {"tsan": "tsan: data race"},
-    "order_of_blocks": {"plain": WRONG, "poison": WRONG},
+    "order_of_blocks": {"plain": WRONG, "poison": WRONG, "tsan": "tsan: data race"},
+    "ticket_without_a_barrier": {"tsan": "tsan: data race"},
+    "ticket_without_a_fence": {"tsan": "tsan: data race"},
 }
 HERE = [(mode, fault) for fault in CAUGHT for mode in ("plain", "poison") if mode in CAUGHT[fault]]
 APART = [(mode, fault) for fault in CAUGHT for mode in faults.FINDINGS if mode in CAUGHT[fault]]
@@ -330,6 +332,13 @@ def test_a_block_votes_and_draws_tickets(device, seed):
     assert_same(np.sort(out[3:99]), words(*range(96)), what="tickets")
     assert_same(tickets, np.array([96, 95, 0], np.uint32), what="sum, largest, wrapped")
     assert out[99] == 0, "the ninety-sixth wraps"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_threads_may_leave_while_the_others_go_on_to_meet(device, seed):
+    out = device.empty((40,), np.int32)
+    vocabulary(EmulatedDevice(seed=seed), "leaving")((1,), (40,), (out,))
+    assert_same(out, words(*(sum(range(39, 39 - i, -1)) for i in range(40))), what="meetings")
 
 
 @pytest.mark.parametrize(("grid", "block"), [((3,), (1,)), ((2, 3), (32, 2)), ((2, 3, 4), (4, 3, 2))])

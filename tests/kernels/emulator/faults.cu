@@ -1,5 +1,6 @@
 // One kernel per mistake that the emulator is there to catch: right with `faulty` 0, wrong with 1.
-// All take y [64], x [64] with x [i] = i, 64 threads and 256 bytes of dynamic shared memory; right ones write all of y, finite.
+// All take y [64], x [64] with x [i] = i, 64 threads and 256 bytes of dynamic shared memory; right ones write all of
+// y, finite. Those of two blocks may take work [192], zeros.
 #include <cuda_fp16.h>
 
 extern "C" __global__ void global_bounds(float* y, const float* x, int faulty) {
@@ -121,6 +122,33 @@ extern "C" __global__ void order_of_blocks(float* y, const float* x, int faulty)
   } else if (blockIdx.x == threadIdx.x / 32) {
     y[threadIdx.x] = 2.f * x[threadIdx.x];
   }
+}
+
+// Two blocks; the one that comes last adds up what both left.
+extern "C" __global__ void ticket_without_a_barrier(float* y, const float* x, float* work, int faulty) {
+  __shared__ int last;
+  work[64 + 64 * blockIdx.x + threadIdx.x] = x[threadIdx.x];
+  if (!faulty) __syncthreads();
+  if (threadIdx.x == 0) {
+    __threadfence();
+    last = atomicAdd((unsigned*)work, 1u) == 1;
+    __threadfence();
+  }
+  __syncthreads();
+  if (last) y[threadIdx.x] = work[64 + (threadIdx.x ^ 1)] + work[128 + (threadIdx.x ^ 1)];
+}
+
+extern "C" __global__ void ticket_without_a_fence(float* y, const float* x, float* work, int faulty) {
+  __shared__ int last;
+  work[64 + 64 * blockIdx.x + threadIdx.x] = x[threadIdx.x];
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    if (!faulty) __threadfence();
+    last = atomicAdd((unsigned*)work, 1u) == 1;
+    if (!faulty) __threadfence();
+  }
+  __syncthreads();
+  if (last) y[threadIdx.x] = work[64 + (threadIdx.x ^ 1)] + work[128 + (threadIdx.x ^ 1)];
 }
 
 // Not a fault: parameters of several kinds, for the launcher's own checks.

@@ -15,6 +15,7 @@ from tests.kernels.emulator.launch import LaunchError
 SOURCE = Path(__file__).with_suffix(".cu")
 SEEDS = (0, 1, 2, 3)
 THREADS = 64
+TWO_BLOCKS = ("order_of_blocks", "ticket_without_a_barrier", "ticket_without_a_fence")
 FINDINGS = {  # what a sanitizer prints before it ends the process
     "asan": r"ERROR: AddressSanitizer: ([\w-]+)",
     "ubsan": r"runtime error: (.*)",
@@ -36,9 +37,10 @@ def run(device: EmulatedDevice, fault: str, faulty: bool) -> np.ndarray:
     slack = 1 if device.mode == "asan" else 2  # elsewhere a step past the end must not hit this process
     y = device.empty((slack * THREADS,), np.float32)[:THREADS]
     x = device.upload(np.arange(THREADS, dtype=np.float32))
-    grid = (2 if fault == "order_of_blocks" else 1,)
     kernel = device.load(SOURCE.read_text(encoding="utf-8"), "faults", fault)
-    kernel(grid, (THREADS,), (y, x, np.int32(faulty)), shared_mem=4 * THREADS)
+    work = (device.zeros((3 * THREADS,), np.float32),) if len(kernel.entry.parameters) == 4 else ()
+    grid = (2 if fault in TWO_BLOCKS else 1,)
+    kernel(grid, (THREADS,), (y, x, *work, np.int32(faulty)), shared_mem=4 * THREADS)
     return device.fetch(y).wait()
 
 

@@ -10,6 +10,7 @@
 #include <initializer_list>
 
 #include "sanitizers.h"
+#include "schedule.h"
 #include "switch.h"
 
 using namespace emulated;
@@ -48,9 +49,12 @@ struct Meeting {  // lanes of a warp on their way to one collective
   void* out[LANES];
 };
 
-Fiber fibers[MAX_THREADS], outside;  // `outside` is the caller of the launch
+// One set of fibers, but two that take turns under TSan, for which a fiber is in order with itself: also with what
+// it did in the block before. `outside` is the caller of the launch.
+Fiber sets[2][MAX_THREADS], outside;
+Fiber* fibers = sets[0];
 Fiber *running, *came_from;
-unsigned ready[MAX_WARPS];  // lanes that could run
+Schedule schedule;
 Meeting meetings[MAX_WARPS][LANES];
 unsigned threads, warps, waiting, returned;
 
@@ -59,60 +63,20 @@ char* error_text;
 size_t error_room;
 bool failed;
 
-// TSan orders what happens before a release of a tag with what happens after an acquire. Barriers alternate tags: a
-// thread that is early at the next barrier must not look ordered with one that is late to leave this one. Nor is a
-// thread that begins ordered with one that has ended.
-char barrier_tags[2], begin_tag, end_tag, warp_tags[4096];
-unsigned barriers, gatherings;
+// TSan orders what happens before a release of a tag with what happens after an acquire, and a tag keeps all it ever
+// was given. So each meeting has another tag: a thread that is early at the next barrier must not look ordered with
+// one that is late to leave this one, nor with another block. Nor does a thread that begins with one that has ended.
+char begin_tag, end_tag, fence_tag, meeting_tags[1 << 20];
+unsigned met;
+char* barrier_tag;  // of the next barrier
 
-// --- schedule
-
-uint64_t random_state;
-unsigned char favour[MAX_WARPS];  // warps, the one that runs ahead first
-
-unsigned draw(unsigned below) {  // xorshift64*
-  random_state ^= random_state >> 12;
-  random_state ^= random_state << 25;
-  random_state ^= random_state >> 27;
-  return (unsigned)((random_state * 0x2545f4914f6cdd1dull >> 32) % below);
-}
-
-int lane_from(unsigned lanes, unsigned first) {  // the first of `lanes` at or after `first`, round the warp
-  const unsigned after = lanes & (0xffffffffu << first);
-  return __builtin_ctz(after ? after : lanes);
-}
-
-Fiber* next_in_turn() {
-  const unsigned at = running == &outside ? threads - 1 : (unsigned)(running - fibers);
-  const unsigned warp = at / LANES, lane = at % LANES;
-  const unsigned later = lane == LANES - 1 ? 0 : ready[warp] & (0xffffffffu << (lane + 1));
-  if (later) return &fibers[warp * LANES + __builtin_ctz(later)];
-  for (unsigned i = 1; i <= warps; i++) {
-    const unsigned other = (warp + i) % warps;
-    if (ready[other]) return &fibers[other * LANES + __builtin_ctz(ready[other])];
-  }
-  return nullptr;
-}
-
-Fiber* next_drawn() {  // one warp far ahead of the others, and now and then another one in between
-  const unsigned skip = draw(64) == 0 ? draw(warps) : 0;
-  for (unsigned i = 0; i < warps; i++) {
-    const unsigned warp = favour[(i + skip) % warps];
-    if (ready[warp]) return &fibers[warp * LANES + lane_from(ready[warp], draw(LANES))];
-  }
-  return nullptr;
-}
-
-void make_ready(unsigned at) {
-  fibers[at].state = State::ready;
-  ready[at / LANES] |= 1u << at % LANES;
-}
+char* next_tag() { return &meeting_tags[met++ % sizeof meeting_tags]; }
 
 // --- switching
 
 void switch_to(Fiber& next, bool for_good = false) {
   Fiber& here = *running;
-  if (&next != &outside) ready[next.thread.warp] &= ~(1u << next.thread.lane);
+  if (&next != &outside) schedule.runs((unsigned)(&next - fibers));
   if (&next == &here) return;  // its turn again: what it would resume at was saved some waits ago
   came_from = &here;
   running = &next;
@@ -125,8 +89,13 @@ void switch_to(Fiber& next, bool for_good = false) {
 }
 
 void yield(bool for_good = false) {
-  Fiber* next = launch->seed ? next_drawn() : next_in_turn();
-  switch_to(next ? *next : outside, for_good);
+  const int next = schedule.next(running == &outside ? threads - 1 : (unsigned)(running - fibers));
+  switch_to(next == Schedule::NOBODY ? outside : fibers[next], for_good);
+}
+
+void make_ready(unsigned at) {
+  fibers[at].state = State::ready;
+  schedule.ready(at);
 }
 
 // Ends the launch from inside a fiber, leaving all of them as they are.
@@ -163,7 +132,7 @@ void open_full_barrier() {  // once all that have not returned are there
     make_ready(i);
   }
   waiting = 0;
-  barriers++;
+  barrier_tag = next_tag();
 }
 
 // --- life of a fiber
@@ -196,23 +165,27 @@ void live() {
 }
 
 bool make_stacks() {
-  if (fibers[0].stack) return true;
+  if (sets[0][0].stack) return true;
   const size_t each = STACK + GUARD;
-  void* all = mmap(nullptr, each * MAX_THREADS, PROT_READ | PROT_WRITE,
+  void* all = mmap(nullptr, 2 * MAX_THREADS * each, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (all == MAP_FAILED) return false;
-  for (unsigned i = 0; i < MAX_THREADS; i++) {
-    char* low = (char*)all + i * each;
-    if (mprotect(low, GUARD, PROT_NONE)) return false;
-    fibers[i].stack = low + GUARD;
-    fibers[i].stack_bytes = STACK;
+  for (auto& set : sets) {
+    for (unsigned i = 0; i < MAX_THREADS; i++) {
+      char* low = (char*)all + (&set[i] - sets[0]) * each;
+      if (mprotect(low, GUARD, PROT_NONE)) return false;
+      set[i].stack = low + GUARD;
+      set[i].stack_bytes = STACK;
+    }
   }
   return true;
 }
 
 void start_block() {
   waiting = returned = 0;
-  memset(ready, 0, sizeof ready);
+  if (__tsan_create_fiber) fibers = fibers == sets[0] ? sets[1] : sets[0];
+  barrier_tag = next_tag();
+  schedule.begin_block();
   for (unsigned w = 0; w < warps; w++)
     for (Meeting& meeting : meetings[w]) meeting.open = false;
   for (unsigned i = 0; i < threads; i++) {
@@ -226,13 +199,6 @@ void start_block() {
   if (launch->poison) {
     memset(emulated_shared, 0xff, launch->shared_bytes);
     memset(launch->statics, 0xff, launch->static_bytes);
-  }
-  for (unsigned w = 0; w < warps; w++) favour[w] = (unsigned char)w;
-  if (!launch->seed) return;
-  for (unsigned w = warps - 1; w > 0; w--) {
-    const unsigned other = draw(w + 1);
-    const unsigned char swapped = favour[w];
-    favour[w] = favour[other], favour[other] = swapped;
   }
 }
 
@@ -263,10 +229,11 @@ void order_after_all() {  // threads that never ended released nothing, but will
 
 bool run_block() {
   start_block();
+  forget(emulated_shared, launch->shared_bytes);
+  forget(launch->statics, launch->static_bytes);
   release(&begin_tag);
   running = &outside;
   yield();
-  acquire(&end_tag);
   if (!failed && returned == threads) return true;
   if (!failed) report_deadlock();
   failed = true;
@@ -282,6 +249,7 @@ bool run_blocks() {
     emulated_block_at = {(unsigned)(at % x), (unsigned)(at / x % y), (unsigned)(at / x / y)};
     if (!run_block()) return false;
   }
+  acquire(&end_tag);  // not after each block: nothing orders them with each other
   return true;
 }
 
@@ -298,7 +266,7 @@ void emulated_fail(const char* what) {
 
 int emulated_barrier(Place place, int vote) {
   Fiber& here = *running;
-  char* tag = &barrier_tags[barriers % 2];
+  char* tag = barrier_tag;
   here.place = place;
   here.vote = vote;
   here.state = State::at_barrier;
@@ -308,6 +276,11 @@ int emulated_barrier(Place place, int vote) {
   yield();
   acquire(tag);
   return here.votes;
+}
+
+void emulated_fence(void) {  // what came before any fence is seen after every later one, whoever asks
+  acquire(&fence_tag);
+  release(&fence_tag);
 }
 
 unsigned emulated_lanes_running(void) {
@@ -340,7 +313,7 @@ void emulated_meet(Place place, unsigned mask, const void* in, void* out, Exchan
     meeting->arrived = 0;
     meeting->place = place;
     meeting->exchange = exchange;
-    meeting->tag = &warp_tags[gatherings++ % sizeof warp_tags];
+    meeting->tag = orders ? next_tag() : nullptr;
   }
   if (strcmp(meeting->place.op, place.op)) differ("lanes of one warp", meeting->place, place);
   meeting->in[lane] = in;
@@ -370,7 +343,7 @@ __attribute__((visibility("default"))) int emulated_launch(const Launch* asked, 
   error_room = error_bytes;
   threads = asked->block[0] * asked->block[1] * asked->block[2];
   warps = (threads + LANES - 1) / LANES;
-  random_state = asked->seed * 0x9e3779b97f4a7c15ull;
+  schedule.begin_launch(threads, asked->seed);
   emulated_block_size = {asked->block[0], asked->block[1], asked->block[2]};
   emulated_grid_size = {asked->grid[0], asked->grid[1], asked->grid[2]};
   if (!make_stacks()) {
@@ -378,11 +351,12 @@ __attribute__((visibility("default"))) int emulated_launch(const Launch* asked, 
     return 1;
   }
   if (__tsan_get_current_fiber) outside.tsan = __tsan_get_current_fiber();
-  for (unsigned i = 0; i < threads; i++)
-    if (!fibers[i].tsan && __tsan_create_fiber) fibers[i].tsan = __tsan_create_fiber(0);
+  for (auto& set : sets)
+    for (unsigned i = 0; i < threads; i++)
+      if (!set[i].tsan && __tsan_create_fiber) set[i].tsan = __tsan_create_fiber(0);
   if (__asan_poison_memory_region) {  // what lies behind the asked bytes is out of bounds
     if (failed)
-      for (Fiber& fiber : fibers) __asan_unpoison_memory_region(fiber.stack, fiber.stack_bytes);
+      for (Fiber& fiber : sets[0]) __asan_unpoison_memory_region(fiber.stack, fiber.stack_bytes);
     __asan_unpoison_memory_region(emulated_shared, SHARED_BYTES);
     __asan_poison_memory_region(emulated_shared + asked->shared_bytes, SHARED_BYTES - asked->shared_bytes);
   }

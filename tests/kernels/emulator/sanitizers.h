@@ -13,6 +13,8 @@ WEAK void* __tsan_create_fiber(unsigned flags);
 WEAK void __tsan_switch_to_fiber(void* fiber, unsigned flags);
 WEAK void __tsan_acquire(void* tag);
 WEAK void __tsan_release(void* tag);
+WEAK void __tsan_java_init(unsigned long heap, unsigned long bytes);
+WEAK void __tsan_java_alloc(unsigned long at, unsigned long bytes);
 WEAK void AnnotateIgnoreReadsBegin(const char* file, int line);
 WEAK void AnnotateIgnoreReadsEnd(const char* file, int line);
 WEAK void AnnotateIgnoreWritesBegin(const char* file, int line);
@@ -27,6 +29,18 @@ inline void acquire(void* tag) {
 }
 inline void release(void* tag) {
   if (__tsan_release) __tsan_release(tag);
+}
+
+// TSan forgets who touched these bytes before: they are the next block's own. (Meant for heaps of Java, hence `init`,
+// which wants some heap to be told of; both count in eights.)
+inline void forget(const void* at, size_t bytes) {
+  if (!__tsan_java_alloc) return;
+  alignas(64) static char heap[64];
+  static bool begun = false;
+  if (!begun) __tsan_java_init((unsigned long)heap, sizeof heap);
+  begun = true;
+  const unsigned long first = (unsigned long)at & ~7ul, end = ((unsigned long)at + bytes + 7) & ~7ul;
+  if (end > first) __tsan_java_alloc(first, end - first);
 }
 
 struct UnseenByTsan {  // lanes read each other's stacks in here, which no kernel does

@@ -1,7 +1,8 @@
 // Words of CUDA C++ that the emulator spells itself, each against what NumPy says in test_emulator.py.
 #include <cuda_fp16.h>
 
-extern "C" __global__ void halves(float* wide, unsigned short* narrow, const unsigned short* bits, const float* x, int n) {
+extern "C" __global__ void halves(
+    float* wide, unsigned short* narrow, const unsigned short* bits, const float* x, int n) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= n) return;
   wide[i] = __half2float(__ushort_as_half(bits[i]));
@@ -62,6 +63,13 @@ extern "C" __global__ void votes(int* out, const int* x, unsigned* tickets) {
   out[3 + threadIdx.x] = (int)atomicAdd(tickets, 1u);
   atomicMax(tickets + 1, threadIdx.x);
   if (atomicInc(tickets + 2, 95u) == 95u) out[99] = (int)tickets[2];
+}
+
+// Thread i meets those that are still there i times, and then leaves; the last is alone with its barriers.
+extern "C" __global__ void leaving(int* out) {
+  int met = 0;
+  for (unsigned i = 0; i < threadIdx.x; i++) met += __syncthreads_count(1);
+  out[threadIdx.x] = met;
 }
 
 // Every thread of a grid in three dimensions marks the place it owns.

@@ -18,9 +18,9 @@ template <class T> static inline T __ldcg(const T* p) { return *p; }
 template <class T> static inline T __ldca(const T* p) { return *p; }
 template <class T> static inline void __stcs(T* p, T v) { *p = v; }
 template <class T> static inline void __stcg(T* p, T v) { *p = v; }
-static inline void __threadfence() {}
-static inline void __threadfence_block() {}
-static inline void __threadfence_system() {}
+static inline void __threadfence() { emulated_fence(); }
+static inline void __threadfence_block() { emulated_fence(); }
+static inline void __threadfence_system() { emulated_fence(); }
 static inline void __nanosleep(unsigned) {}
 
 // --- atomics: whole numbers, and the exchange of floats, which no order of sums depends on

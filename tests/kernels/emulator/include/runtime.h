@@ -49,6 +49,7 @@ int emulated_barrier(emulated::Place place, int vote);
 // Waits for the lanes in `mask`; `orders` says whether their memory accesses are ordered by it.
 void emulated_meet(emulated::Place place, unsigned mask, const void* in, void* out, emulated::Exchange exchange,
                    bool orders);
+void emulated_fence(void);
 unsigned emulated_lanes_running(void);
 [[noreturn]] void emulated_fail(const char* what);
 int emulated_launch(const emulated::Launch* launch, char* error, size_t error_bytes);
