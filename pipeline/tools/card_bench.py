@@ -21,7 +21,8 @@ from pipeline.tools.card_ops import measure_attention, measure_launches, measure
 from pipeline.tools.card_peers import Peers
 from pipeline.tools.card_run import CardRun, Sweep
 from pipeline.tools.card_steps import measure_decode, measure_peers, measure_ticks
-from pipeline.tools.card_tables import FILE, check_record, markdown, record
+from pipeline.tools.card_tables import CUDA, markdown
+from pipeline.tools.records import FILE
 
 __all__ = ["bench_card", "bench_gpu", "markdown", "wanted"]
 LIBRARIES = ("numpy", "torch", "transformers")
@@ -41,7 +42,7 @@ def wanted(kernels: bool | None, record: bool, budget_s: float) -> bool | None:
     if record and kernels is False:
         raise GraphError("bench: --record is for the figures of a GPU, which --no-kernels leaves out")
     if record:
-        check_record(Path(FILE))
+        CUDA.check(Path(FILE))
     if record or kernels:
         open_backend("cuda")
         return True
@@ -52,7 +53,7 @@ def bench_gpu(budget_s: float, *, record_it: bool = False) -> CardReport:
     """`bench_card` with all its sizes on the first GPU, and its figures in BENCHMARKS.md where asked for."""
     report = bench_card(cast(Cuda, open_backend("cuda")), effort=Effort(budget_s))
     if record_it:
-        record(report, Path(FILE))
+        CUDA.write(markdown(report), Path(FILE))
     return report
 
 

@@ -1,17 +1,14 @@
-"""A card's figures as Markdown tables, and their place in BENCHMARKS.md."""
+"""A card's figures as Markdown tables."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from pipeline.errors import GraphError, SinkError
 from pipeline.tools.card_figures import CardReport, Figure, Goal, Place, winners
+from pipeline.tools.records import Section, aligned
 
-BEGIN = "<!-- cuda: begin; written by python -m pipeline bench --backend cuda --record -->"
-END = "<!-- cuda: end -->"
-FILE = "BENCHMARKS.md"
+CUDA = Section("cuda", "CUDA")
 NOT_TAKEN = "–"
 LEGEND = (
     "Each cell has two medians, one taken after the other; the bytes or operations that cannot be avoided, "
@@ -57,65 +54,20 @@ def markdown(report: CardReport) -> str:
     return "\n\n".join(blocks)
 
 
-def check_record(path: Path) -> None:
-    """See that `record` will find its place, before ten minutes are spent on what it is to write.
-
-    Raises
-    ------
-    GraphError   if there is no such file, or one of the two marks without the other
-    """
-    _divide(_read(path), path)
-
-
-def record(report: CardReport, path: Path) -> None:
-    """Put the figures between the two marks of `path`, in place of what is there; without marks, at its end.
-
-    Raises
-    ------
-    GraphError, SinkError   as `check_record`, and if it cannot be written
-    """
-    before, after = _divide(_read(path), path)
-    try:
-        path.write_text(f"{before}{BEGIN}\n\n{markdown(report)}\n\n{END}{after}", encoding="utf-8")
-    except OSError as reason:
-        raise SinkError(f"{path}: cannot be written: {reason.strerror}") from reason
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "not UTF-8"
-        raise GraphError(
-            f"bench: --record writes into {path}, which cannot be read: {why}; run it where that file is"
-        ) from error
-
-
-def _divide(text: str, path: Path) -> tuple[str, str]:
-    """What stands before and after the marks."""
-    if (text.count(BEGIN), text.count(END)) == (0, 0):
-        return f"{text.rstrip()}\n\n## CUDA\n\n", "\n"
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end) or BEGIN in rest or END in after:
-        raise GraphError(f"{path}: expected the lines {BEGIN!r} and {END!r} once each, in this order")
-    return before, after
-
-
 def _goals(report: CardReport) -> Iterator[str]:
     rows = [
         (goal.text, *_wanted(goal), _found(found, goal.peers), said)
         for goal, found, said in report.judged()
     ]
     yield "### Goals on an H200"
-    yield "\n".join(_aligned(("goal", "first", "then", "measured", "verdict"), rows))
+    yield "\n".join(aligned(("goal", "first", "then", "measured", "verdict"), rows))
     if report.errors:
         errors = [
             (e.op, f"{e.found:.1e}", f"{e.allowed:.1e}", "met" if e.found <= e.allowed else "missed")
             for e in report.errors
         ]
         yield "### Relative error against float64"
-        yield "\n".join(_aligned(("op", "found", "allowed", "verdict"), errors))
+        yield "\n".join(aligned(("op", "found", "allowed", "verdict"), errors))
 
 
 def _wanted(goal: Goal) -> tuple[str, str]:
@@ -144,7 +96,7 @@ def _table(report: CardReport, table: Table, figures: Sequence[Figure]) -> Itera
         row = [place.name, *(str(at.get(name, "")) for name in sizes)]
         row += [_cell(report, cells.get((place, variant)), table.unit) for variant in variants]
         rows.append(row + ([best.get(place, "")] if best else []))
-    return _aligned(head, rows)
+    return aligned(head, rows)
 
 
 def _cell(report: CardReport, figure: Figure | None, unit: str) -> str:
@@ -174,13 +126,3 @@ def _left_out(figures: Iterable[Figure]) -> Iterator[str]:
         first = " ".join([places[0].name, *(f"{name} {value}" for name, value in places[0].at)])
         more = f" and {len(places) - 1} more" if len(places) > 1 else ""
         yield f"{part}, {variant}, {first}{more}: {why}"
-
-
-def _aligned(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """A Markdown table that can be read as it stands."""
-    table = [list(head), *(list(row) for row in rows)]
-    widths = [max(len(row[n]) for row in table) for n in range(len(head))]
-    for n, row in enumerate(table):
-        yield "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        if n == 0:
-            yield "|" + "|".join("-" * (width + 2) for width in widths) + "|"

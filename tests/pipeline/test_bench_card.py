@@ -33,8 +33,9 @@ from pipeline.tools.card_model import random_checkpoint, weight_bytes
 from pipeline.tools.card_ops import measure_attention, measure_memory, products
 from pipeline.tools.card_peers import BF16, INT4, SDPA, Peers
 from pipeline.tools.card_run import TIME_UP, CardRun, Sweep
-from pipeline.tools.card_tables import BEGIN, END, FILE, TABLES, check_record, markdown, record
+from pipeline.tools.card_tables import CUDA, TABLES, markdown
 from pipeline.tools.floors import measure_floors
+from pipeline.tools.records import FILE
 from stages.voxtral.config import OFFICIAL, Audio, Config, Decoder, Encoder
 from stages.voxtral.names import tensor_table
 from tests.kernels.emulator.device import EmulatedDevice
@@ -57,6 +58,7 @@ SWEEP = Sweep(
 )  # fmt: skip
 ONCE = Effort(samples=1, sample_s=0)
 THEIRS = {BF16, INT4, SDPA, EAGER, COMPILED}
+BEGIN, END = CUDA.begin, CUDA.end
 NOWHERE = "a device that torch does not know"
 
 
@@ -247,17 +249,17 @@ def test_the_faster_layout_wins_where_both_were_timed():
 def test_figures_are_recorded_behind_the_text_then_in_their_own_place(tmp_path: Path):
     path = tmp_path / FILE
     path.write_text("# Benchmarks\n\nWords.\n")
-    check_record(path)
-    record(told(figure(decode_place(1000), OURS, 1e-3)), path)
+    CUDA.check(path)
+    CUDA.write(markdown(told(figure(decode_place(1000), OURS, 1e-3))), path)
     first = path.read_text()
     assert first.startswith(f"# Benchmarks\n\nWords.\n\n## CUDA\n\n{BEGIN}\n") and first.endswith(f"{END}\n")
     assert "| decode | 1 " in first
     path.write_text(first.replace(END, f"{END}\n\n## Error rates"))
-    record(told(figure(decode_place(1000), OURS, 5e-3)), path)
+    CUDA.write(markdown(told(figure(decode_place(1000), OURS, 5e-3))), path)
     second = path.read_text()
     assert second.startswith(first.partition(BEGIN)[0]) and second.endswith(f"{END}\n\n## Error rates\n")
     assert "5 10" in second and "1 2" not in second and second.count("## CUDA") == 1
-    record(told(figure(decode_place(1000), OURS, 5e-3)), path)
+    CUDA.write(markdown(told(figure(decode_place(1000), OURS, 5e-3))), path)
     assert path.read_text() == second
 
 
@@ -266,16 +268,16 @@ def test_half_a_place_is_refused_before_anything_is_measured(tmp_path: Path, tex
     path = tmp_path / FILE
     path.write_text(text)
     with pytest.raises(GraphError, match="once each, in this order"):
-        check_record(path)
+        CUDA.check(path)
     assert path.read_text() == text
 
 
 def test_a_file_that_cannot_be_read_is_refused_before_anything_is_measured(tmp_path: Path):
     with pytest.raises(GraphError, match=r"BENCHMARKS\.md, which cannot be read: No such file"):
-        check_record(tmp_path / FILE)
+        CUDA.check(tmp_path / FILE)
     (tmp_path / FILE).write_bytes(b"\xff\xfe")
     with pytest.raises(GraphError, match="cannot be read: not UTF-8"):
-        check_record(tmp_path / FILE)
+        CUDA.check(tmp_path / FILE)
 
 
 def test_made_up_weights_have_the_table_of_the_real_ones_and_are_always_the_same():
