@@ -38,6 +38,17 @@ __device__ __forceinline__ unsigned nibbles(unsigned bits, unsigned mask) {
 #endif
 }
 
+// sum + the four products of the signed bytes of a and b; NVRTC before 12.3 declares __dp4a and does not have it
+__device__ __forceinline__ int dp4a(int a, int b, int sum) {
+#ifdef EMULATED
+  return __dp4a(a, b, sum);
+#else
+  int out;
+  asm("dp4a.s32.s32 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "r"(sum));
+  return out;
+#endif
+}
+
 // Sum, or largest, of the 32 lanes of a warp, in all of them.
 __device__ __forceinline__ float warp_sum(float v) {
 #pragma unroll

@@ -35,8 +35,8 @@ __device__ __forceinline__ int dot_nibbles(const uint4& q, const uint4& front, c
   const unsigned high[4] = {back.x, back.y, back.z, back.w};
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    sum = __dp4a((int)(words[i] & 0x0f0f0f0fu), (int)low[i], sum);
-    sum = __dp4a((int)(words[i] >> 4 & 0x0f0f0f0fu), (int)high[i], sum);
+    sum = dp4a((int)(words[i] & 0x0f0f0f0fu), (int)low[i], sum);
+    sum = dp4a((int)(words[i] >> 4 & 0x0f0f0f0fu), (int)high[i], sum);
   }
   return sum;
 }
