@@ -155,7 +155,7 @@ class Cpu:
             fn()
         finally:
             self._recording = self._recorder = None
-        return self._plan(steps)
+        return partial(self._team.run, steps.plan())
 
     def linear(self, out: Any, x: Any, w: Any, bias: Any | None = None) -> None:
         self._do(linear.linear, out, x, w, bias)
@@ -232,10 +232,7 @@ class Cpu:
             return
         steps = Steps(self._library, self._scratch, self.activations == "f32")
         launch(*operands, **named, steps=steps)
-        self._plan(steps)()
-
-    def _plan(self, steps: Steps) -> Callable[[], None]:
-        return partial(self._team.run, steps.words(), steps.cost, steps.held)
+        self._team.run(steps.plan())
 
     def _refuse(self, verb: str) -> None:
         """While a capture records in this thread, what a replay could not repeat is an error."""

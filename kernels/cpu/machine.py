@@ -10,6 +10,7 @@ import ctypes
 import hashlib
 import importlib.util
 import platform
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ class Library:
 
     isa: str
     codes: Mapping[str, int]
-    run: Callable[[int, int, int], int]
+    run: Callable[[int, int, int, int], int]
     wake: Callable[[int, int], int]
     assist: Callable[[int, int, int], int]
     height: int
@@ -99,27 +100,45 @@ def choose(isa: str) -> str:
     return isa
 
 
-@cache
 def library(isa: str, folder: Path | None, report: Report | None = None) -> Library:
-    """The kernels of an instruction set, from `folder` or newly built (about ten seconds, said to `report`).
+    """The kernels of an instruction set: as this process has them, from `folder`, or newly built.
 
     folder : where object files are kept between processes; None keeps them nowhere
+    report : told when a build begins (some ten seconds), and how it went
+
+    Raises
+    ------
+    CompileError   if they do not build
     """
-    key = fingerprint(isa)
-    found = objects.read(folder, key) if folder else None
-    if found is not None:
-        try:
-            return _load(isa, found)
-        except CompileError:
-            pass  # not what this LLVM writes: built anew
-    say = report or _silent
-    say(f"compiling kernels for {isa}, once for this machine")
+    lock, held = _shelf(isa)
+    with lock:
+        if not held:
+            held.append(_kept(isa, folder) or _built(isa, folder, report or _silent))
+        return held[0]
+
+
+@cache
+def _shelf(isa: str) -> tuple[threading.Lock, list[Library]]:
+    """What this process holds of an instruction set, at most one library."""
+    return threading.Lock(), []
+
+
+def _kept(isa: str, folder: Path | None) -> Library | None:
+    code = objects.read(folder, fingerprint(isa)) if folder else None
+    try:
+        return None if code is None else _load(isa, code)
+    except CompileError:
+        return None  # not what this LLVM writes
+
+
+def _built(isa: str, folder: Path | None, report: Report) -> Library:
+    report(f"compiling kernels for {isa}; this happens once on a machine")
     begun = time.perf_counter()
-    built = build(isa)
-    say(f"compiled in {time.perf_counter() - begun:.1f} s")
-    if folder and not objects.write(folder, key, built):
-        say(f"{folder} cannot be written: the next start compiles again")
-    return _load(isa, built)
+    code = build(isa)
+    report(f"compiled in {time.perf_counter() - begun:.1f} s")
+    if folder and not objects.write(folder, fingerprint(isa), code):
+        report(f"{folder} cannot be written, or not by its owner alone: the next start compiles again")
+    return _load(isa, code)
 
 
 def fingerprint(isa: str) -> str:

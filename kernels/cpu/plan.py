@@ -9,6 +9,7 @@ writes.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,13 +39,26 @@ class Scratch:
         return held
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """Records at an address.
+
+    cost : about how many bytes they read, a measure of their time
+    held : what they point at
+    """
+
+    address: int
+    records: int
+    cost: int
+    held: tuple[Any, ...]
+
+
 class Steps:
     """Records under way: one op's, or everything a capture records.
 
     library : the kernels
     scratch : work memory
     exact : take activations as f32 also where weights are blocks
-    cost : about how many bytes are read, a measure of time
     """
 
     def __init__(self, library: Library, scratch: Scratch, exact: bool):
@@ -69,8 +83,10 @@ class Steps:
         if since < len(self.records) - 1:
             self.records[since][JOINED] = len(self.records) - 1 - since
 
-    def words(self) -> np.ndarray:
-        return np.array(self.records, np.int64).reshape(-1, RECORD_WORDS)
+    def plan(self) -> Plan:
+        """What has been written down, ready to run."""
+        words = np.array(self.records, np.int64).reshape(-1, RECORD_WORDS)
+        return Plan(address_of(words), len(words), self.cost, (words, *self.held))
 
     def room(self, name: str, nbytes: int) -> int:
         """Address of work memory that other plans use as well; it lives as long as this one."""

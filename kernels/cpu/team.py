@@ -20,9 +20,9 @@ from statistics import median
 
 import numpy as np
 
-from kernels.cpu.layout import ASLEEP, LINE_BYTES, YIELD
+from kernels.cpu.layout import ASLEEP, LINE_BYTES, RUNNING, YIELD
 from kernels.cpu.machine import Library
-from kernels.cpu.plan import address_of
+from kernels.cpu.plan import Plan, address_of
 
 LINE_WORDS = LINE_BYTES // 8
 MOST_THREADS = 64
@@ -42,39 +42,47 @@ class Team:
         self._pace = Pace(self.threads)
         self._begin()
 
-    def run(self, plan: np.ndarray, cost: int, held: object = None) -> None:
-        """Runs a plan; `cost` is about the bytes it reads, `held` what it points at."""
+    def run(self, plan: Plan) -> None:
+        """Runs a plan to its end."""
         if self._owner != os.getpid():
             self._begin()  # after a fork the helpers are the parent's
         with self._lock:
-            if self.threads == 1 or cost < WORTH_SHARING:
-                self._run(plan, 0)
+            if self.threads == 1 or plan.cost < WORTH_SHARING:
+                self._library.run(self._place, plan.address, plan.records, 0)
                 return
-            workers = self._pace.workers(cost)
+            workers = self._pace.workers(plan.cost)
             begun = time.perf_counter()
-            self._run(plan, workers - 1)
-            self._pace.note(cost, workers, time.perf_counter() - begun)
+            self._share(plan, workers - 1)
+            self._pace.note(plan.cost, workers, time.perf_counter() - begun)
 
     def close(self) -> None:
         """Ends the helpers; a team without them still works."""
         self._end()
 
-    def _run(self, plan: np.ndarray, helpers: int) -> None:
-        control = address_of(self._control)
-        if helpers and not self._gates:
+    def _share(self, plan: Plan, helpers: int) -> None:
+        try:
+            woken = self._wake(helpers)
+            self._library.run(self._place, plan.address, plan.records, woken)
+        finally:
+            self._control[RUNNING * LINE_WORDS] = 0  # an interrupt may have come before `run` did
+
+    def _wake(self, helpers: int) -> int:
+        """Tells helpers that a plan begins; how many there are."""
+        if not self._gates:
             self._hire()
         helpers = min(helpers, len(self._gates))
-        sleepers = self._library.wake(control, helpers)
+        sleepers = self._library.wake(self._place, helpers)
         for i in range(helpers):
             if sleepers >> i & 1:
                 with suppress(RuntimeError):  # it has been woken before, and is still on its way
                     self._gates[i].release()
-        self._library.run(control, address_of(plan), len(plan))
+        return helpers
 
     def _begin(self) -> None:
         self._owner = os.getpid()
         self._lock = threading.Lock()
         self._control = _aligned((ASLEEP + self.threads) * LINE_WORDS)
+        self._place = address_of(self._control)
         self._control[YIELD * LINE_WORDS] = _yield_address()
         self._gates: list[threading.Lock] = []
         self._threads: list[threading.Thread] = []

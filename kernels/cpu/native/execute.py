@@ -35,9 +35,8 @@ SPINS = 2000  # pauses, about 50 us: longer than parts take, shorter than a slic
 
 
 @exact
-def run(control, plan, count):
-    """All records of a plan; the caller is the leader."""
-    shared = atomic_load(control + LIMIT) > 0
+def run(control, plan, count, helpers):
+    """All records of a plan, alone or with helpers that have been told; the caller is the leader."""
     at = 0
     while at < count:
         record = plan + at * RECORD_BYTES
@@ -45,13 +44,14 @@ def run(control, plan, count):
         parts = i64(record, PARTS)
         for i in range(joined):
             parts += i64(record + (i + 1) * RECORD_BYTES, PARTS)
-        if shared and parts > 1:
+        if helpers > 0 and parts > 1:
             share(control, record, parts)
         else:
             for part in range(parts):
                 run_part(record, part)
         at += 1 + joined
-    atomic_store(control + RUNNING, 0)
+    if helpers > 0:
+        atomic_store(control + RUNNING, 0)
 
 
 @exact
@@ -134,4 +134,4 @@ def run_part(record, part):
     call(i64(record, CODE), record + HEADER_BYTES, part)
 
 
-ENTRIES = ((run, 3), (wake, 2), (assist, 3))  # what Python calls, with the number of operands
+ENTRIES = ((run, 4), (wake, 2), (assist, 3))  # what Python calls, with the number of operands
