@@ -205,10 +205,10 @@ class Card:
 
     def gemm(self, out: Any, x: Any, w: Any, kind: str) -> None:
         with self.busy("multiplying"):
-            if self._blas is None:
-                self._blas = self._open_blas()
             shape = (*out.shape, x.shape[1])
             try:
+                if self._blas is None:
+                    self._blas = self._open_blas()
                 self._blas.gemm(out.data.ptr, x.data.ptr, w.data.ptr, shape, kind)
             except BlasError as error:
                 raise self._blas_failure(error, f"multiplying {x.shape} by {w.shape}") from error
@@ -270,7 +270,10 @@ class Card:
 
     def _open_blas(self) -> Blas:
         self._workspace = self.empty((WORKSPACE_BYTES,), np.uint8)
-        handle = self._cuda.cublas.create()
+        try:
+            handle = self._cuda.cublas.create()
+        except RuntimeError as error:  # its status is one of cuBLAS, not of CUDA
+            raise BlasError(getattr(error, "status", -1), str(error)) from error
         return Blas(handle, self._major, self.stream.ptr, self._workspace.data.ptr)
 
     def _blas_failure(self, error: BlasError, doing: str) -> KernelError:

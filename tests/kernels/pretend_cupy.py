@@ -190,8 +190,8 @@ class Gpu:
             Event=lambda disable_timing=False: Event(self), alloc_pinned_memory=self._pin,
             compiler=SimpleNamespace(CompileException=CompileException),
             runtime=SimpleNamespace(
-                eventQuery=lambda ptr: self.events[ptr].status, memcpy2DAsync=self._copy_rows,
-                memcpyDeviceToDevice=3,
+                eventQuery=lambda ptr: self.events[ptr].status, streamQuery=lambda ptr: self.broken,
+                memcpy2DAsync=self._copy_rows, memcpyDeviceToDevice=3,
             ),
         )  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import re
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from kernels.cuda.device import NULL
 from kernels.cuda.diagnosis import Facts
 from tests.compare import assert_close, assert_same
 from tests.kernels.arrays import normal, words
-from tests.kernels.pretend_cupy import ILLEGAL_ADDRESS, Gpu
+from tests.kernels.pretend_cupy import ILLEGAL_ADDRESS, CUDARuntimeError, Gpu
 
 PRETENDED = Facts(importable=True, built=13000, name="a pretended GPU", capability=(9, 0))
 RTOL_F32 = 1e-6  # norm-wise, f32 sums of 384 products against float64
@@ -317,6 +318,20 @@ def test_a_device_that_breaks_is_lost_in_every_later_call(pretend):
     for doing, call in calls.items():
         with pytest.raises(DeviceLost, match=f"noticed while {re.escape(doing)}: cudaErrorIllegalAddress"):
             call()
+
+
+@pytest.mark.parametrize(("status", "kind"), [(3, OutOfMemory), (1, KernelError)])
+def test_a_cublas_that_does_not_open_says_why_in_its_own_numbers(pretend, status, kind):
+    card, gpu = pretend()
+
+    def refuse() -> None:
+        raise CUDARuntimeError(status)
+
+    gpu.cuda.cublas = SimpleNamespace(create=refuse)
+    x = floats(card, 2, 2)
+    with pytest.raises(KernelError, match=r"multiplying \(2, 2\) by \(2, 2\)") as caught:
+        card.gemm(x, x, x, "f32")
+    assert type(caught.value) is kind
 
 
 @pytest.mark.gpu
