@@ -229,6 +229,10 @@ class Card:
         with self.busy("asking for free memory"):
             return self._place.mem_info[0] + self._cupy.get_default_memory_pool().free_bytes()
 
+    def trim(self) -> None:
+        with self.busy("giving memory back"):
+            self._cupy.get_default_memory_pool().free_all_blocks()
+
     def timed(self, fn: Callable[[], None]) -> float:
         with self.busy("timing"):
             before, after = self._cuda.Event(), self._cuda.Event()

@@ -88,6 +88,10 @@ class Device(Protocol):
         """Memory that could still be taken."""
         ...
 
+    def trim(self) -> None:
+        """Give back to the driver what nobody holds: other libraries of this process cannot take it."""
+        ...
+
     def timed(self, fn: Callable[[], None]) -> float:
         """Seconds the device spends on what `fn` queues, by its own clock; waits for the end."""
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -114,5 +115,11 @@ class CardRun:
             raise Absent(f"needs {size(nbytes)} on the card, {size(free)} are free")
 
     def begin(self, what: str) -> None:
-        """Say what comes next, and how much of the time is spent."""
+        """Say what comes next, and how much of the time is spent.
+
+        What the last part held goes back to the driver: peers have allocators of their own.
+        """
+        gc.collect()
+        with suppress(KernelError):  # a lost device is met again by the next figure, which says so
+            self.ops.device.trim()
         say(f"{self.watch.spent_s:4.0f} s  {what}")

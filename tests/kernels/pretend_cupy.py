@@ -177,6 +177,7 @@ class Gpu:
 
     def __init__(self, memory: int = 1 << 26, kernels: dict[str, Callable[..., None]] | None = None):
         self.memory, self.used, self.broken, self.shared = memory, 0, 0, 200 << 10
+        self.pooled = 512  # bytes that nobody holds and that the driver has not back
         self.kernels, self.raised = kernels or {}, []
         self.events: dict[int, Event] = {}
         self.stream: Stream
@@ -227,7 +228,11 @@ class Gpu:
         self.stream.push(copy)
 
     def get_default_memory_pool(self) -> Any:
-        return SimpleNamespace(free_bytes=lambda: 512)
+        return SimpleNamespace(free_bytes=lambda: self.pooled, free_all_blocks=self._trim)
+
+    def _trim(self) -> None:
+        self.check()
+        self.pooled = 0
 
     def RawModule(self, *, code: str, options: tuple[str, ...]) -> Any:
         def get_function(name: str) -> Raw:

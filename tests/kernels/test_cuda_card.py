@@ -258,6 +258,13 @@ def test_free_memory_shrinks_by_what_is_taken(card):
     assert card.free_bytes() <= before - held.nbytes
 
 
+def test_what_nobody_holds_is_given_back_and_what_is_held_stays(card):
+    held = floats(card, 1000)
+    card.empty((1 << 22,), np.uint8)
+    card.trim()
+    assert_same(read(card, held), normal(1000), what="held")
+
+
 def test_too_much_memory_is_refused_with_the_figures_and_a_cure(card):
     with pytest.raises(OutOfMemory, match=r"cuda: [\d,]+\.\d MB asked for, .* MB of .* are free; .*kv: q8"):
         card.zeros((1 << 44,), np.uint8)
@@ -268,6 +275,13 @@ def test_a_kernel_that_does_not_build_names_file_line_and_fault(card):
     said = r'other\.cu does not build for .*: other\.cu\(3\): error: .*"wrong"'
     with pytest.raises(CompileError, match=said):
         card.kernel("other", "anything")
+
+
+def test_trim_leaves_the_driver_all_that_is_free(pretend):
+    card, gpu = pretend()
+    assert card.free_bytes() == gpu.memory + 512
+    card.trim()
+    assert card.free_bytes() == gpu.memory
 
 
 def test_pinned_memory_waits_for_its_copy_and_is_then_used_again(pretend):
@@ -314,6 +328,7 @@ def test_a_device_that_breaks_is_lost_in_every_later_call(pretend):
         "uploading": lambda: card.upload(normal(4), x),
         "clearing": lambda: card.clear(x),
         "taking memory": lambda: card.empty((1,), np.uint8),
+        "giving memory back": card.trim,
     }
     for doing, call in calls.items():
         with pytest.raises(DeviceLost, match=f"noticed while {re.escape(doing)}: cudaErrorIllegalAddress"):
