@@ -18,7 +18,7 @@ from kernels.backend import BACKENDS
 from pipeline.options import Option, options_of
 
 AUTO = "auto"
-NAME = Option("backend", "backend", (), (AUTO, *BACKENDS))
+NAME = Option("backend", "backend", (), (AUTO, *BACKENDS), default=AUTO)
 HANDED = frozenset({"cache", "report"})  # pipeline.opening hands these over
 
 

@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 from pipeline.backends import AUTO, options_of_backend
+from pipeline.backends import NAME as BACKEND
 from pipeline.catalog import KINDS, find, names
 from pipeline.options import NOUNS, Option, options_of
 from pipeline.params import KINDS as PARAM_TYPES
@@ -63,7 +64,7 @@ def graph_schema() -> Schema:
 
 
 def _backend() -> Schema:
-    name: Schema = {"type": "string", "description": "auto, or one of those that doctor lists"}
+    name = _option(BACKEND)
     options = {key: _option(option) for key, option in options_of_backend(AUTO).items()}
     with_options = {"type": "object", "additionalProperties": False, "properties": {"name": name, **options}}
     return {"anyOf": [name, with_options]}

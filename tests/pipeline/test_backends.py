@@ -150,7 +150,8 @@ def test_the_command_line_takes_them(capsys):
 def test_the_schema_knows_them():
     backend = json.loads(json.dumps(graph_schema()["properties"]["backend"]))
     name, mapping = backend["anyOf"]
-    assert name["type"] == "string"
+    assert [form.get("const") for form in name["anyOf"]] == ["auto", *BACKENDS, None]
+    assert name["default"] == "auto"
     assert {"const": "q8"} in mapping["properties"]["kv"]["anyOf"] and not mapping["additionalProperties"]
 
 

@@ -86,6 +86,8 @@ def test_the_schema_is_valid_and_takes_every_graph_that_ships():
         {"chain": ["mel"], "sink": "lines", "sinks": ["lines"]},
         {"chain": ["mel"], "lanes": {"count": 0}},
         {"chain": ["mel"], "chian": []},
+        {"chain": ["mel"], "backend": "cud"},
+        {"chain": ["mel"], "backend": {"name": "cuda", "kvs": "q8"}},
     ],
 )
 def test_the_schema_refuses_what_the_reader_refuses(wrong):
