@@ -156,7 +156,7 @@ extern "C" __global__ void __launch_bounds__(128) qkv_16(
       log2_theta, columns, share);
 }
 
-// at most 112 registers
+// at most 128 registers
 extern "C" __global__ void __launch_bounds__(128) qkv_32(
     float* q, half* ring_k, half* ring_v, float* k, float* v, int* count, const int* active, unsigned* ticket,
     const float* x, const float* gain, float eps, const uint4* terms, const float* unscale, const uint4* q_nibbles,
@@ -264,10 +264,10 @@ extern "C" __global__ void __launch_bounds__(128, 2) gate_up_16(
       outputs, share);
 }
 
-// --- the largest row of table @ norm(x), behind the guard; parts [R, blocks] keys
+// --- the largest row of table @ norm(x), behind the guard; best [R] keys, 0 before the launch and after it
 
 struct BestRows {
-  Key* best;         // [R] in shared memory
+  Key* found;        // [R, 8] in shared memory, one for each pair of a tile's rows
   const float* off;  // [R], what is taken off the blank's logit
   int blank, outputs;
   __device__ __forceinline__ void operator()(int row, int m, const float2 (&y)[1]) const {
@@ -275,7 +275,8 @@ struct BestRows {
     Key key = key_of(row == blank ? y[0].x - off[m] : y[0].x, row);
     const Key other = key_of(row + 1 == blank ? y[0].y - off[m] : y[0].y, row + 1);
     if (row + 1 < outputs && other > key) key = other;
-    atomicMax(best + m, key);
+    // 64 bits of shared memory are compared and swapped until nobody was faster: few of a warp meet here.
+    atomicMax(found + 8 * m + row % 16 / 2, key);
   }
 };
 
@@ -292,37 +293,39 @@ template <int TILES, bool STAGED>
 __device__ __forceinline__ void head(
     int* picked, const float* x, const float* gain, float eps, const uint4* terms, const float* unscale,
     const uint4* nibbles, const uint2* scales, int* run, int blank, int patience, double slope, double limit,
-    const int* active, Key* parts, unsigned* ticket, int rows, int columns, int outputs, int share) {
-  __shared__ Key best[64], meet[32];
-  __shared__ float off[64];
+    const int* active, Key* best, unsigned* ticket, int rows, int columns, int outputs, int share) {
+  constexpr int MOST_ROWS = 4 * TILES;
+  __shared__ Key found[8 * MOST_ROWS];
+  __shared__ float off[MOST_ROWS];
   const int steps = (columns + 63) / 64;
   const Q4 w{nibbles, scales, steps};
   const Room<TILES, STAGED> at(rows, steps);
-  for (int m = threadIdx.x; m < rows; m += blockDim.x)
-    best[m] = 0, off[m] = blank_penalty(run[m], patience, slope, limit);
+  const int m = threadIdx.x;  // there are more threads than rows
+  for (int i = m; i < 8 * rows; i += blockDim.x) found[i] = 0;
+  if (m < rows) off[m] = blank_penalty(run[m], patience, slope, limit);
   __syncthreads();
   q4_product<1, TILES, head_ahead(TILES)>(
       (outputs + 15) / 16, steps, rows, share, at.partial, [&](int tile, int) { return w.tile(tile); },
       [&] { return at.activations(terms, unscale, rows, columns, NormedRows{x, columns, gain, NULL, eps}); },
-      BestRows{best, off, blank, outputs});
-  for (int m = threadIdx.x; m < rows; m += blockDim.x) parts[(size_t)m * gridDim.x + blockIdx.x] = best[m];
-  if (!last_to_come(ticket, gridDim.x)) return;
-  for (int m = 0; m < rows; ++m) {
-    const int choice = index_of(best_of_parts(parts + (size_t)m * gridDim.x, gridDim.x, meet));
-    if (threadIdx.x == 0) {
-      picked[m] = active[m] ? choice : 0;
-      if (active[m]) run[m] = choice == blank ? run[m] + 1 : 0;
-    }
+      BestRows{found, off, blank, outputs});
+  if (m < rows) {
+    Key key = 0;
+    for (int i = 0; i < 8; ++i) key = found[8 * m + i] > key ? found[8 * m + i] : key;
+    atomicMax(best + m, key);
   }
+  if (!last_to_come(ticket, gridDim.x) || m >= rows) return;
+  const int choice = index_of(atomicExch(best + m, (Key)0));
+  picked[m] = active[m] ? choice : 0;
+  if (active[m]) run[m] = choice == blank ? run[m] + 1 : 0;
 }
 
 // at most 64 registers
 extern "C" __global__ void __launch_bounds__(512, 2) head_4(
     int* picked, const float* x, const float* gain, float eps, const uint4* terms, const float* unscale,
     const uint4* nibbles, const uint2* scales, int* run, int blank, int patience, double slope, double limit,
-    const int* active, Key* parts, unsigned* ticket, int rows, int columns, int outputs, int share) {
+    const int* active, Key* best, unsigned* ticket, int rows, int columns, int outputs, int share) {
   head<1, true>(
-      picked, x, gain, eps, terms, unscale, nibbles, scales, run, blank, patience, slope, limit, active, parts,
+      picked, x, gain, eps, terms, unscale, nibbles, scales, run, blank, patience, slope, limit, active, best,
       ticket, rows, columns, outputs, share);
 }
 
@@ -330,9 +333,9 @@ extern "C" __global__ void __launch_bounds__(512, 2) head_4(
 extern "C" __global__ void __launch_bounds__(128, 5) head_8(
     int* picked, const float* x, const float* gain, float eps, const uint4* terms, const float* unscale,
     const uint4* nibbles, const uint2* scales, int* run, int blank, int patience, double slope, double limit,
-    const int* active, Key* parts, unsigned* ticket, int rows, int columns, int outputs, int share) {
+    const int* active, Key* best, unsigned* ticket, int rows, int columns, int outputs, int share) {
   head<2, false>(
-      picked, x, gain, eps, terms, unscale, nibbles, scales, run, blank, patience, slope, limit, active, parts,
+      picked, x, gain, eps, terms, unscale, nibbles, scales, run, blank, patience, slope, limit, active, best,
       ticket, rows, columns, outputs, share);
 }
 
@@ -340,9 +343,9 @@ extern "C" __global__ void __launch_bounds__(128, 5) head_8(
 extern "C" __global__ void __launch_bounds__(128) head_16(
     int* picked, const float* x, const float* gain, float eps, const uint4* terms, const float* unscale,
     const uint4* nibbles, const uint2* scales, int* run, int blank, int patience, double slope, double limit,
-    const int* active, Key* parts, unsigned* ticket, int rows, int columns, int outputs, int share) {
+    const int* active, Key* best, unsigned* ticket, int rows, int columns, int outputs, int share) {
   head<4, false>(
-      picked, x, gain, eps, terms, unscale, nibbles, scales, run, blank, patience, slope, limit, active, parts,
+      picked, x, gain, eps, terms, unscale, nibbles, scales, run, blank, patience, slope, limit, active, best,
       ticket, rows, columns, outputs, share);
 }
 
@@ -350,9 +353,9 @@ extern "C" __global__ void __launch_bounds__(128) head_16(
 extern "C" __global__ void __launch_bounds__(128) head_32(
     int* picked, const float* x, const float* gain, float eps, const uint4* terms, const float* unscale,
     const uint4* nibbles, const uint2* scales, int* run, int blank, int patience, double slope, double limit,
-    const int* active, Key* parts, unsigned* ticket, int rows, int columns, int outputs, int share) {
+    const int* active, Key* best, unsigned* ticket, int rows, int columns, int outputs, int share) {
   head<8, false>(
-      picked, x, gain, eps, terms, unscale, nibbles, scales, run, blank, patience, slope, limit, active, parts,
+      picked, x, gain, eps, terms, unscale, nibbles, scales, run, blank, patience, slope, limit, active, best,
       ticket, rows, columns, outputs, share);
 }
 
@@ -360,8 +363,8 @@ extern "C" __global__ void __launch_bounds__(128) head_32(
 extern "C" __global__ void __launch_bounds__(128) head_64(
     int* picked, const float* x, const float* gain, float eps, const uint4* terms, const float* unscale,
     const uint4* nibbles, const uint2* scales, int* run, int blank, int patience, double slope, double limit,
-    const int* active, Key* parts, unsigned* ticket, int rows, int columns, int outputs, int share) {
+    const int* active, Key* best, unsigned* ticket, int rows, int columns, int outputs, int share) {
   head<16, false>(
-      picked, x, gain, eps, terms, unscale, nibbles, scales, run, blank, patience, slope, limit, active, parts,
+      picked, x, gain, eps, terms, unscale, nibbles, scales, run, blank, patience, slope, limit, active, best,
       ticket, rows, columns, outputs, share);
 }

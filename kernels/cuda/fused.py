@@ -123,11 +123,11 @@ def norm_head_pick(
     device = ops.device
     plan = q4.plan(rows, len(table.tiles[0]), columns, device=device)
     ticket = device.scratch("fused ticket", (1,), np.uint32)
-    parts = device.scratch("fused parts", (rows, plan.grid[0]), np.uint64)
+    best = device.scratch("fused best", (rows,), np.uint64)
     guard = np.int32(blank), np.int32(patience), np.float64(slope), np.float64(limit)
     sizes = (np.int32(n) for n in (rows, columns, table.shape[0]))
     device.kernel("fused", f"head_{plan.capacity}")(plan.grid, plan.block, (
-        picked, *_normed(x, gain, None, eps, plan, device), *table.tiles, run, *guard, active, parts, ticket,
+        picked, *_normed(x, gain, None, eps, plan, device), *table.tiles, run, *guard, active, best, ticket,
         *sizes, plan.share,
     ), shared_mem=plan.shared)  # fmt: skip
 
