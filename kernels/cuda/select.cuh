@@ -41,10 +41,12 @@ __device__ __forceinline__ bool last_to_come(unsigned* ticket, unsigned blocks) 
   bool last = false;
   __syncthreads();
   if (threadIdx.x == 0) {
-    __threadfence();
+    __threadfence();  // what the barrier has shown this thread, all of the device sees before its ticket
     last = atomicAdd(ticket, 1u) == blocks - 1;
-    if (last) *ticket = 0;
-    __threadfence();
+    if (last) {
+      *ticket = 0;
+      __threadfence();  // empties the first-level cache: nobody reads from it what others have written since
+    }
   }
   return __syncthreads_or(last);
 }
