@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import Any
 
 Report = Callable[[float, float | None], None]  # (done, total); total None where it is not known
+_drawn: ContextVar[Any] = ContextVar("drawn", default=None)  # the console of the bar that is being drawn
 
 
 @contextmanager
@@ -31,20 +34,26 @@ def progress(what: str, *, unit: str = "bytes", quiet: bool = False) -> Iterator
         *columns, console=Console(stderr=True), transient=True,
         redirect_stdout=False, redirect_stderr=False,  # else rich sends our text to the console of the bar
     ) as bar:  # fmt: skip
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task, before = bar.add_task(what, total=None), _drawn.set(bar.console)
+        try:
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        finally:
+            _drawn.reset(before)
 
 
 def say(text: str) -> None:
     """One line, or a few, on standard error; control characters, as file names may hold them, are spelt out.
 
-    Where there is no standard error any more nobody can be told, and the work goes on.
+    A bar moves down for it. Where there is no standard error any more nobody can be told, and the work goes on.
     """
     if sys.stderr is None:  # print would take standard output instead
         return
     shown = "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
     with suppress(OSError):
-        print(shown, file=sys.stderr, flush=True)
+        if (console := _drawn.get()) is not None:
+            console.print(shown, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        else:
+            print(shown, file=sys.stderr, flush=True)
 
 
 def watched() -> bool:
