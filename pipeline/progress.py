@@ -44,7 +44,7 @@ def progress(what: str, *, unit: str = "bytes", quiet: bool = False) -> Iterator
 def say(text: str) -> None:
     """One line, or a few, on standard error; control characters, as file names may hold them, are spelt out.
 
-    A bar moves down for it. Where there is no standard error any more nobody can be told, and the work goes on.
+    A bar moves down for it. Where there is no standard error any more nobody can be told, and work goes on.
     """
     if sys.stderr is None:  # print would take standard output instead
         return
