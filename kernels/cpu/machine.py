@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import importlib.util
+import json
 import platform
 import threading
 import time
@@ -52,7 +53,7 @@ class Library:
 
 def require() -> None:
     """BackendMissing unless the libraries that compile are installed."""
-    absent = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
+    absent = [name for name in LIBRARIES if not _installed(name)]
     if absent:
         raise BackendMissing(f"{' and '.join(absent)} not installed; {CURE}")
 
@@ -127,8 +128,8 @@ def _kept(isa: str, folder: Path | None) -> Library | None:
     code = objects.read(folder, fingerprint(isa)) if folder else None
     try:
         return None if code is None else _load(isa, code)
-    except CompileError:
-        return None  # not what this LLVM writes
+    except (CompileError, LookupError, TypeError, ValueError, RuntimeError):
+        return None  # whole, but not what this program writes
 
 
 def _built(isa: str, folder: Path | None, report: Report) -> Library:
@@ -155,26 +156,30 @@ def fingerprint(isa: str) -> str:
 
 
 def build(isa: str) -> bytes:
-    """The object file of an instruction set, compiled here and now.
+    """The library of an instruction set, compiled here and now: a line of JSON, then an object file.
 
     Raises
     ------
-    CompileError   if LLVM or numba refuses
+    BackendMissing   numba is there but does not import, as beside a NumPy that is too new for it
+    CompileError     LLVM or numba refuses
     """
     import llvmlite.binding as llvm
 
-    from kernels.cpu.native.library import compiled_texts, emitted_text
+    try:
+        from kernels.cpu.native import library as native
+    except ImportError as wrong:
+        raise BackendMissing(f"numba does not import: {wrong}; {CURE} --upgrade") from wrong
     from kernels.cpu.native.sets import SETS
 
     chosen = SETS[isa]
     name, features = host()
     machine = target(chosen.cpu or name, "" if chosen.cpu else ",".join(f"+{f}" for f in sorted(features)))
     try:
-        module = optimised(emitted_text(chosen), machine)
-        for text in compiled_texts():
+        module = optimised(native.emitted_text(chosen), machine)
+        for text in native.compiled_texts():
             module.link_in(llvm.parse_assembly(text))
         module.verify()
-        return machine.emit_object(module)
+        return json.dumps(native.facts(chosen)).encode() + b"\n" + machine.emit_object(module)
     except RuntimeError as wrong:
         raise CompileError(f"LLVM does not compile the kernels for {isa}: {wrong}") from wrong
 
@@ -203,30 +208,33 @@ def optimised(text: str, machine: Any) -> Any:
     return module
 
 
-def _load(isa: str, code: bytes) -> Library:
-    """Raises CompileError for an object file without the executor."""
+def _load(isa: str, built: bytes) -> Library:
+    """Raises CompileError for code that lacks what its first line names."""
     import llvmlite.binding as llvm
 
-    from kernels.cpu.native import execute, products
-    from kernels.cpu.native.library import kernel_names
-    from kernels.cpu.native.sets import SETS
-
-    chosen, machine = SETS[isa], target(host()[0], "")
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    line, _, code = built.partition(b"\n")
+    facts = json.loads(line)
+    kernels, entries = facts["kernels"], facts["executor"]  # LLVM is not asked about what has no such line
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target(host()[0], ""))
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    entries = {entry.py_func.__name__: operands for entry, operands in execute.ENTRIES}
-    codes = {name: engine.get_function_address(name) for name in (*kernel_names(chosen), *entries)}
+    codes = {name: engine.get_function_address(name) for name in (*kernels, *entries)}
     absent = [name for name, address in codes.items() if not address]
     if absent:
         raise CompileError(f"the kernels for {isa} lack {', '.join(absent)}")
     word = ctypes.c_int64
     executor = {name: ctypes.CFUNCTYPE(word, *[word] * n)(codes.pop(name)) for name, n in entries.items()}
-    seeds = {kind.name: products.seed_factor(kind, chosen) for kind in products.BLOCKS}
     return Library(
-        isa, MappingProxyType(codes), **executor, height=chosen.rows, tile=chosen.dense_tile, seeds=seeds,
-        held=engine,
+        isa, MappingProxyType(codes), **executor, height=facts["height"], tile=facts["tile"],
+        seeds=facts["seeds"], held=engine,
     )  # fmt: skip
+
+
+def _installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ImportError:
+        return False
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 from kernels.cpu.layout import DENSE
 from kernels.cpu.native import (
@@ -76,6 +77,12 @@ def compiled_texts() -> Iterator[str]:
         yield llvm_text(entry, entry.py_func.__name__, operands)
 
 
-def kernel_names(isa: InstructionSet) -> list[str]:
-    """What plans may call."""
-    return [*emissions(isa), *(kernel.py_func.__name__ for kernel in PLAIN)]
+def facts(isa: InstructionSet) -> dict[str, Any]:
+    """What whoever loads the code has to know of it; see `Library` in machine.py."""
+    return {
+        "kernels": [*emissions(isa), *(kernel.py_func.__name__ for kernel in PLAIN)],
+        "executor": {entry.py_func.__name__: operands for entry, operands in execute.ENTRIES},
+        "height": isa.rows,
+        "tile": isa.dense_tile,
+        "seeds": {kind.name: products.seed_factor(kind, isa) for kind in products.BLOCKS},
+    }
