@@ -206,13 +206,16 @@ def _bench(add: Callable) -> None:
     )
     bench.add_argument("--seconds", type=float, default=20.0, help="audio per figure (default: 20)")
     bench.add_argument("--kernels", action=argparse.BooleanOptionalAction,
-                       help="also measure the GPU, its kernels and the steps of a model of real size, beside "
-                            "what else is installed (default: where the backend is cuda)")  # fmt: skip
+                       help="also measure the processor or GPU itself, its kernels and the steps of a model "
+                            "of real size, beside what else is installed (default: where the backend is "
+                            "cpu or cuda)")  # fmt: skip
     bench.add_argument("--budget", type=float, default=540.0, metavar="SECONDS",
-                       help="begin no figure of the GPU after this long (default: 540)")  # fmt: skip
-    bench.add_argument(
-        "--record", action="store_true", help="put the GPU's figures into the BENCHMARKS.md of this folder"
-    )
+                       help="begin no figure of --kernels after this long (default: 540)")  # fmt: skip
+    bench.add_argument("--recordings", metavar="MANIFEST",
+                       help="a TSV as for evaluate, for what 8-bit activations on cpu cost in words "
+                            "(default: the examples)")  # fmt: skip
+    bench.add_argument("--record", action="store_true",
+                       help="put the figures of --kernels into the BENCHMARKS.md of this folder")  # fmt: skip
     bench.add_argument("--json", action="store_true", help="print one JSON object")
     bench.add_argument("--markdown", action="store_true", help="print Markdown, as in BENCHMARKS.md")
     _chain_of(bench, "decoder.context=2048")

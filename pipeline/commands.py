@@ -75,25 +75,26 @@ def evaluate(arguments: Namespace) -> int:
 
 
 def bench(arguments: Namespace) -> int:
-    from pipeline.tools import card_bench
     from pipeline.tools.bench import bench_graph
+    from pipeline.tools.kernel_bench import bench_kernels, wanted
 
     started = time.perf_counter()
     if arguments.json and arguments.markdown:
         raise GraphError("bench: expected --json or --markdown, found both")
     graph = load(arguments, arguments.graph)
-    kernels = card_bench.wanted(arguments.kernels, arguments.record, arguments.budget)
+    manifest = Path(arguments.recordings) if arguments.recordings is not None else None
+    backend = wanted(graph, arguments.kernels, arguments.record, arguments.budget, manifest)
     result = bench_graph(graph, seconds=arguments.seconds)
-    card = None
-    if kernels or (kernels is None and result.backend == "cuda"):
-        spent_s = time.perf_counter() - started
-        card = card_bench.bench_gpu(arguments.budget - spent_s, record_it=arguments.record)
+    kernels = None
+    if backend:
+        left_s = arguments.budget - (time.perf_counter() - started)
+        kernels = bench_kernels(backend, graph, left_s, record=arguments.record, recordings=manifest)
     if arguments.json:
-        show(json.dumps(result.as_json() | ({"cuda": card.as_json()} if card else {}), indent=1))
+        show(json.dumps(result.as_json() | ({kernels.backend: kernels.told} if kernels else {}), indent=1))
         return 0
     show(result.markdown() if arguments.markdown else result.table())
-    if card:
-        show(f"\n{card_bench.markdown(card)}")
+    if kernels:
+        show(f"\n{kernels.markdown}")
     return 0
 
 

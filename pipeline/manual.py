@@ -65,12 +65,13 @@ The manifest is text in UTF-8, its columns parted by tabs, the first line naming
     "bench": """\
 examples:
   python -m pipeline bench
-  python -m pipeline bench --seconds 60 --weights voxtral-q4.gguf --json
-  python -m pipeline bench --backend cuda             under 10 minutes: the model's figures, then the GPU's
-  python -m pipeline bench --backend cuda --record    the same, into BENCHMARKS.md as well
+  python -m pipeline bench --no-kernels --seconds 60 --weights voxtral-q4.gguf --json
+  python -m pipeline bench --backend cpu --record     some minutes: the model's figures, then the processor's
+  python -m pipeline bench --backend cuda --record    under 10 minutes: the model's figures, then the GPU's
 
-On a GPU no weights are needed for the figures of the real size: random ones are made there. torch and
-transformers are measured beside ours where they are installed; what is left out is said, and why.
+No weights are needed for the figures of the real size: random ones are made there, and take 2.6 GB. What else
+is installed is measured beside ours: ggml (pip install xllamacpp) on a processor, torch and transformers on a
+GPU. What is left out is said, and why.
 """
     + PARAMS,
     "validate": """\

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from datetime import date
 from importlib import metadata
-from pathlib import Path
 from typing import Any, cast
 
 from kernels import open_backend
 from kernels.cuda.backend import Cuda
 from kernels.cuda.card import look
 from kernels.cuda.diagnosis import version
-from pipeline.errors import GraphError
 from pipeline.tools import machine
 from pipeline.tools.card_clock import Effort, Stopwatch
 from pipeline.tools.card_errors import measure_errors
@@ -21,40 +19,13 @@ from pipeline.tools.card_ops import measure_attention, measure_launches, measure
 from pipeline.tools.card_peers import Peers
 from pipeline.tools.card_run import CardRun, Sweep
 from pipeline.tools.card_steps import measure_decode, measure_peers, measure_ticks
-from pipeline.tools.card_tables import CUDA, markdown
-from pipeline.tools.records import FILE
 
-__all__ = ["bench_card", "bench_gpu", "markdown", "wanted"]
 LIBRARIES = ("numpy", "torch", "transformers")
 
 
-def wanted(kernels: bool | None, record: bool, budget_s: float) -> bool | None:
-    """Whether a GPU is to be measured: None where that is for the graph's backend to say.
-
-    Whatever would be missed after ten minutes is missed now: a GPU, or the file that its figures go into.
-
-    Raises
-    ------
-    GraphError, BackendMissing
-    """
-    if not budget_s > 0:
-        raise GraphError(f"bench: budget should be more than 0 seconds, found {budget_s:g}")
-    if record and kernels is False:
-        raise GraphError("bench: --record is for the figures of a GPU, which --no-kernels leaves out")
-    if record:
-        CUDA.check(Path(FILE))
-    if record or kernels:
-        open_backend("cuda")
-        return True
-    return kernels
-
-
-def bench_gpu(budget_s: float, *, record_it: bool = False) -> CardReport:
-    """`bench_card` with all its sizes on the first GPU, and its figures in BENCHMARKS.md where asked for."""
-    report = bench_card(cast(Cuda, open_backend("cuda")), effort=Effort(budget_s))
-    if record_it:
-        CUDA.write(markdown(report), Path(FILE))
-    return report
+def bench_gpu(budget_s: float) -> CardReport:
+    """`bench_card` with all its sizes on the first GPU."""
+    return bench_card(cast(Cuda, open_backend("cuda")), effort=Effort(budget_s))
 
 
 def bench_card(

@@ -89,7 +89,7 @@ def measure_ticks(run: CardRun, checkpoint: Checkpoint) -> None:
             run.take(Place("step", "first token"), FETCHED, partial(_first_token, run, ops, model))
 
 
-def kept_bytes(ops: Cuda, tower: Tower, position: int) -> int:
+def kept_bytes(ops: Backend, tower: Tower, position: int) -> int:
     """Keys and values of all layers that one lane's step at `position` reads."""
     return tower.layers * ops.ring_bytes(tower.kv_heads, position, tower.head_dim)
 

@@ -6,6 +6,8 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,18 @@ def blas_threads() -> tuple[int, str]:
         return cores(), "all cores, as nothing is set"
     counts = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
     return (max(counts), "threadpoolctl") if counts else (cores(), "all cores, as nothing is set")
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[bool]:
+    """Matrix products take one thread inside; yields whether that could be seen to."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ModuleNotFoundError:
+        yield blas_threads()[0] == 1
+        return
+    with threadpool_limits(1, user_api="blas"):
+        yield True
 
 
 def nvidia_driver(path: str = "/proc/driver/nvidia/version") -> str | None:

@@ -323,7 +323,7 @@ def test_options_that_contradict_each_other_are_refused(capsys, tmp_path, monkey
     assert code == 2 and said.startswith("bench: --record writes into BENCHMARKS.md")
 
 
-@pytest.mark.parametrize("words", [["--backend", "cuda"], ["--kernels"], ["--backend=cuda", "--record"]])
+@pytest.mark.parametrize("words", [["--backend", "cuda"], ["--backend=cuda", "--record"]])
 def test_without_a_gpu_the_reason_and_the_cure_are_said(capsys, tmp_path, monkeypatch, words):
     try:
         open_backend("cuda")
