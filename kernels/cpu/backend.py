@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -36,7 +36,9 @@ from kernels.fused import GateUpWeights, QkvWeights
 from kernels.tensor import Pending, QuantTensor, Ring
 
 DTYPES: dict[str, Any] = {"f32": np.dtype(np.float32), "f16": np.dtype(np.float16), "i32": np.dtype(np.int32)}
-ACTIVATIONS = ("int8", "f32")
+Isa = Literal["auto", "avx512", "avx2", "neon", "generic"]
+Activations = Literal["int8", "f32"]
+Kv = Literal["f16", "f32"]
 
 
 class Cpu:
@@ -46,7 +48,7 @@ class Cpu:
     activations : what x is turned into where weights are Q4_0 or Q8_0: bytes with a scale per 32 (5e-3 of a
         product, measured), or "f32" for none of that and half the speed
     kv : keys and values as f16 or f32
-    threads : how many may work at once; by default the cores this process has. Never a matter of results
+    threads : how many may work at once, 0 for the cores this process has. Never a matter of results
     cache : where compiled code is kept; by default the user's cache folder
     report : told, a line at a time, when kernels have to be compiled
 
@@ -59,15 +61,14 @@ class Cpu:
     name = "cpu"
 
     def __init__(
-        self, *, isa: str = "auto", activations: str = "int8", kv: str = "f16", threads: int | None = None,
+        self, *, isa: Isa = "auto", activations: Activations = "int8", kv: Kv = "f16", threads: int = 0,
         cache: str | Path | None = None, report: Report | None = None,
     ):  # fmt: skip
-        if activations not in ACTIVATIONS:
-            raise KernelError(f"cpu: activations are one of {', '.join(ACTIVATIONS)}, found {activations!r}")
-        if kv not in attention.KV:
-            raise KernelError(f"cpu: kv is one of {', '.join(attention.KV)}, found {kv!r}")
-        if threads is not None and threads < 1:
-            raise KernelError(f"cpu: threads are 1 or more, found {threads!r}")
+        for name, given, known in (("activations", activations, Activations), ("kv", kv, Kv)):
+            if given not in get_args(known):
+                raise KernelError(f"cpu: {name} is one of {', '.join(get_args(known))}, found {given!r}")
+        if threads < 0:
+            raise KernelError(f"cpu: threads is a number from 1, or 0 for all cores, found {threads!r}")
         machine.require()
         folder = objects.default_folder() if cache is None else Path(cache)
         self.isa, self.activations, self.kv = machine.choose(isa), activations, kv

@@ -90,7 +90,7 @@ def test_an_instruction_set_that_is_not_here_is_refused_with_what_it_lacks():
         Cpu(isa="sse9")
 
 
-@pytest.mark.parametrize("option", [{"activations": "int4"}, {"kv": "q8"}, {"threads": 0}])
+@pytest.mark.parametrize("option", [{"activations": "int4"}, {"kv": "q8"}, {"threads": -1}])
 def test_options_are_checked(option):
     with pytest.raises(KernelError, match="cpu: "):
         Cpu(**option)
