@@ -11,40 +11,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import BackendMissing, ShapeError, reference
+from kernels import ShapeError, reference
 from kernels.cuda import attention, rope
 from kernels.cuda.device import Device
 from kernels.tensor import Ring
 from tests.compare import assert_close, assert_same
-from tests.kernels.arrays import ATOL_TURN, RTOL_POINT, normal, words
-from tests.kernels.emulator.device import EmulatedDevice
+from tests.kernels.arrays import ATOL_TURN, F32, HALF, RTOL_POINT, normal, words
+from tests.kernels.devices import CARD, emulated, opened
 
-F32_CLASS = 1e-6  # of a row against float64 on what the ring holds
-HALF_CLASS = 5e-4  # weights are rounded to half before they meet the values, and 8-bit ones become halves
 DECODER = (8, 2, 128)  # query heads, key heads, width
 ENCODER = (3, 3, 64)
 
 
-@pytest.fixture(scope="module", params=[0, 1, pytest.param("card", marks=pytest.mark.gpu)])
+@pytest.fixture(scope="module", params=[0, 1, CARD])
 def device(request: pytest.FixtureRequest) -> Device:
-    """The emulator with each seed, or the card."""
-    try:
-        if request.param == "card":
-            from kernels.cuda.card import open_card
-
-            return open_card()
-        return EmulatedDevice(seed=request.param)
-    except BackendMissing as reason:
-        pytest.skip(str(reason))
-
-
-@pytest.fixture
-def emulated() -> type[EmulatedDevice]:
-    try:
-        EmulatedDevice()
-    except BackendMissing as reason:
-        pytest.skip(str(reason))
-    return EmulatedDevice
+    return opened(request.param)
 
 
 def fresh(device: Device, lanes: int, shape: tuple[int, int, int], capacity: int, kv: str = "f16") -> Ring:
@@ -84,7 +65,7 @@ def held(device: Device, ring: Ring) -> tuple[np.ndarray, np.ndarray, np.ndarray
 def tolerance(q: np.ndarray, ring: Ring) -> float:
     queries, width = q.shape[1] * q.shape[2] // ring.k.shape[1], q.shape[3]
     many = width in attention.WIDTHS and queries >= attention.CHUNK_QUERIES
-    return HALF_CLASS if many else F32_CLASS
+    return HALF if many else F32
 
 
 def assert_rows_close(actual: np.ndarray, expected: np.ndarray, most: float, what: str) -> None:
@@ -163,7 +144,7 @@ def test_a_lane_that_has_not_begun_gives_zeros(device, items, shape):
 
 @pytest.mark.parametrize("shape, items", [(DECODER, 1), (ENCODER, 4), ((2, 2, 64), 20)])
 @pytest.mark.parametrize("filled", [63, 64, 65, 300])
-def test_many_splits_give_what_one_gives(emulated, shape, items, filled):
+def test_many_splits_give_what_one_gives(shape, items, filled):
     outs = []
     for processors in (1, 64):
         device = emulated(processors=processors)
@@ -172,11 +153,11 @@ def test_many_splits_give_what_one_gives(emulated, shape, items, filled):
             append(device, ring, min(60, filled - i), seed=i)
         append(device, ring, items, seed=1)
         outs.append(check(device, ring, items, shape[0], 300, f"{processors} processors"))
-    assert_rows_close(*outs, 2 * F32_CLASS if items < 16 else HALF_CLASS, "one split and many")
+    assert_rows_close(*outs, 2 * F32 if items < 16 else HALF, "one split and many")
 
 
 @pytest.mark.parametrize("filled", [959, 1024, 1100])  # 15, 16 and 18 splits; 16 gathered at once
-def test_more_splits_than_are_gathered_at_once(emulated, filled):
+def test_more_splits_than_are_gathered_at_once(filled):
     device = emulated(processors=64)
     ring = fresh(device, 1, (4, 1, 128), 1200)
     for i in range(0, filled - 1, 100):
@@ -196,7 +177,7 @@ def test_splits_fill_the_device_once():
         assert how.splits == 1 or 0.9 * room <= blocks <= room, f"{lanes} lanes of {shape}: {blocks} blocks"
 
 
-def test_any_schedule_gives_the_same_bits(emulated):
+def test_any_schedule_gives_the_same_bits():
     outs = []
     for seed in range(4):
         device = emulated(seed=seed, processors=16)
@@ -301,7 +282,7 @@ def test_what_no_half_can_hold_stays_finite(device, kv):
 
 @pytest.mark.parametrize("loud, most", [(1, attention.KV_Q8_ERROR), (8, attention.KV_Q8_LOUD_ERROR)])
 @pytest.mark.parametrize("shape, items", [(DECODER, 1), (ENCODER, 4), (ENCODER, 16)])
-def test_eight_bits_cost_what_is_stated(emulated, shape, items, loud, most):
+def test_eight_bits_cost_what_is_stated(shape, items, loud, most):
     heads, groups, width = shape
     device, gain = emulated(), np.ones(width, np.float32)
     gain[:3] = loud
@@ -317,13 +298,13 @@ def test_eight_bits_cost_what_is_stated(emulated, shape, items, loud, most):
 
 
 @pytest.mark.parametrize("kv", ["f16", "q8"])
-def test_ring_bytes_counts_what_a_lane_takes(emulated, kv):
+def test_ring_bytes_counts_what_a_lane_takes(kv):
     ring = attention.ring(1, 3, 7, 16, kv=kv, device=emulated())
     parts = [part for part in (ring.k, ring.v, ring.k_scale, ring.v_scale) if part is not None]
     assert attention.ring_bytes(3, 7, 16, kv=kv) == sum(part.nbytes for part in parts)
 
 
-def test_refusals_name_the_op(emulated):
+def test_refusals_name_the_op():
     device = emulated()
     ring, one = fresh(device, 1, DECODER, 8), device.zeros((1, 1, 8, 128), np.float32)
     with pytest.raises(ShapeError, match="append: k"):

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kernels import BackendMissing, CompileError, DeviceLost, KernelError, OutOfMemory, ShapeError
+from kernels import CompileError, DeviceLost, KernelError, OutOfMemory, ShapeError
 from kernels.cuda import card as card_module
-from kernels.cuda.card import STAGED_BYTES, Card, open_card
+from kernels.cuda.card import STAGED_BYTES, Card
 from kernels.cuda.device import NULL
 from kernels.cuda.diagnosis import Facts
 from tests.compare import assert_close, assert_same
 from tests.kernels.arrays import normal, words
+from tests.kernels.devices import CARD, opened
 from tests.kernels.pretend_cupy import ILLEGAL_ADDRESS, CUDARuntimeError, Gpu
 
 PRETENDED = Facts(importable=True, built=13000, name="a pretended GPU", capability=(9, 0))
@@ -80,21 +81,14 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Card, Gpu]]:
     return make
 
 
-@pytest.fixture(params=["host", pytest.param("gpu", marks=pytest.mark.gpu)])
+@pytest.fixture(params=["host", CARD])
 def card(
     request: pytest.FixtureRequest, pretend: Callable[..., tuple[Card, Gpu]], monkeypatch: pytest.MonkeyPatch
 ) -> Card:
     if request.param == "host":
         return pretend()[0]
     monkeypatch.setattr(card_module, "source", SOURCES.__getitem__)
-    return real_card()
-
-
-def real_card() -> Card:
-    try:
-        return open_card()
-    except BackendMissing as reason:
-        pytest.skip(f"cuda: {reason}")
+    return opened("card")
 
 
 def floats(card: Card, *shape: int, seed: int = 0) -> Any:
@@ -353,7 +347,7 @@ def test_a_cublas_that_does_not_open_says_why_in_its_own_numbers(pretend, status
 @pytest.mark.parametrize("kind", ["f32", "f16", "bf16"])
 @pytest.mark.parametrize(("rows", "wide", "deep"), [(1, 7, 64), (65, 96, 384), (130, 33, 128)])
 def test_products_of_every_kind_agree_with_float64(kind, rows, wide, deep):
-    card = real_card()
+    card = opened("card")
     x, w = (stored(normal(count, deep, seed=seed), kind) for count, seed in ((rows, 0), (wide, 1)))
     out, held = card.zeros((rows, wide), np.float32), [card.upload(one) for one, _ in (x, w)]
     card.gemm(out, *held, kind)
@@ -379,7 +373,7 @@ def stored(array: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.gpu
 def test_the_device_times_what_it_does(monkeypatch):
     monkeypatch.setattr(card_module, "source", SOURCES.__getitem__)
-    card = real_card()
+    card = opened("card")
     x = card.zeros((1,), np.float32)
     kernel = card.kernel("trial", "slow")
     short, long = (

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import BackendMissing, fused
+from kernels import fused
 from kernels.cuda.backend import Cuda
 from tests.compare import assert_close, assert_same
 from tests.kernels.arrays import normal, read, read_ring, weight, words
-from tests.kernels.conftest import Row
+from tests.kernels.devices import CARD, opened
 
 ROWS = (1, 3, 4, 5, 8, 9, 16, 17, 32, 33, 64, 65)  # both sides of every kernel's capacity, and one too many
 RTOL_CHAIN = 1e-5  # a norm, a dot product and a rotation, each f32 in both; the sums' order differs
@@ -19,24 +19,15 @@ ATOL_CHAIN = 5e-5
 EPS, THETA = 1e-5, 1e4
 
 
-def opened(**options: str) -> Cuda:
-    try:
-        ops = Row("cuda", options, emulated=(9, 0)).open()
-    except BackendMissing as reason:
-        pytest.skip(str(reason))
-    assert isinstance(ops, Cuda)
-    return ops
+@pytest.fixture(scope="module", params=[0, CARD])
+def device(request: pytest.FixtureRequest) -> Cuda:
+    """For ops that no ring takes part in."""
+    return Cuda(opened(request.param))
 
 
 @pytest.fixture(scope="module", params=["f16", "q8"])
-def cuda(request: pytest.FixtureRequest) -> Cuda:
-    return opened(kv=request.param)
-
-
-@pytest.fixture(scope="module")
-def device() -> Cuda:
-    """For ops that no ring takes part in."""
-    return opened()
+def cuda(request: pytest.FixtureRequest, device: Cuda) -> Cuda:
+    return Cuda(device.device, kv=request.param)
 
 
 def q4_0(ops: Cuda, rows: int, columns: int, seed: int):

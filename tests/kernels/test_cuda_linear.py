@@ -13,39 +13,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import BackendMissing, ShapeError, quant, reference
+from kernels import ShapeError, quant, reference
 from kernels.cuda import conv, linear, q4, weights
 from kernels.cuda.device import Device
 from tests.compare import assert_close, assert_same
-from tests.kernels.arrays import ATOL_DOT, F32, HALF, RTOL_POINT, normal, words
-from tests.kernels.emulator.device import EmulatedDevice
+from tests.kernels.arrays import ATOL_DOT, BF16, F32, HALF, RTOL_POINT, TWO_TERMS, normal, words
+from tests.kernels.devices import CARD, emulated, opened
 
-TWO_BYTES = 5e-5  # x as two signed bytes: 2e-5 of a normal row of a few hundred, and room for an unlucky one
-BF16 = 2.5e-3  # x rounded to the 8 bits of a bf16
 BIT = 2.0**-24  # of an f32
 
 FORMS = ("f32", "f16", "bf16", "q8_0", "fragment", "rows")  # kinds, and q4_0 in its two layouts
 ROWS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 32, 33, 63, 64, 65, 128, 130)  # around every change of kernel
 
 
-@pytest.fixture(scope="module", params=[0, 1, 2, pytest.param("card", marks=pytest.mark.gpu)])
+@pytest.fixture(scope="module", params=[0, 1, 2, CARD])
 def device(request: pytest.FixtureRequest) -> Device:
-    """The emulator with each seed, or the card."""
-    if request.param == "card":
-        from kernels.cuda.card import open_card
-
-        try:
-            return open_card()
-        except BackendMissing as reason:
-            pytest.skip(str(reason))
-    return emulated(seed=request.param)
-
-
-def emulated(**options) -> EmulatedDevice:
-    try:
-        return EmulatedDevice(**options)
-    except BackendMissing as reason:
-        pytest.skip(str(reason))
+    return opened(request.param)
 
 
 def adopted(device: Device, dense: np.ndarray, form: str):
@@ -70,7 +53,7 @@ def limit(form: str, items: int) -> float:
     if form == "fragment":
         return F32 if items <= 128 else HALF
     if form == "rows":
-        return TWO_BYTES if items <= 4 else HALF
+        return TWO_TERMS if items <= 4 else HALF
     if form == "q8_0":
         return F32 if items <= 8 else HALF
     return {"f32": F32, "f16": HALF, "bf16": BF16}[form] if items > 64 else F32

@@ -5,23 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kernels import BackendMissing, ShapeError, open_backend
+from kernels import ShapeError
 from kernels.cuda import probe
 from kernels.cuda.device import Device
 from tests.compare import assert_same
-from tests.kernels.emulator.device import EmulatedDevice
+from tests.kernels.devices import CARD, emulated, opened
 
 SIZES = (1, 3, 4096, 70_001)  # vectors of 16 bytes: less than a warp, and more than four for every thread
 
 
-@pytest.fixture(scope="module", params=["emulated", pytest.param("card", marks=pytest.mark.gpu)])
+@pytest.fixture(scope="module", params=["emulated", CARD])
 def device(request: pytest.FixtureRequest) -> Device:
-    try:
-        if request.param == "emulated":
-            return EmulatedDevice(processors=2)
-        return open_backend("cuda").device
-    except BackendMissing as reason:
-        pytest.skip(f"{request.param}: {reason}")
+    return opened("card") if request.param == "card" else emulated(processors=2)
 
 
 def words(count: int) -> np.ndarray:

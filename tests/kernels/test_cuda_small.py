@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import BackendMissing, ShapeError, reference
+from kernels import ShapeError, reference
 from kernels.cuda import norm, pointwise, select
 from kernels.cuda.device import Device
 from kernels.portable import select as portable_select
 from tests.compare import assert_close, assert_same
 from tests.kernels.arrays import RTOL_POINT, normal, words
-from tests.kernels.emulator.device import EmulatedDevice
+from tests.kernels.devices import CARD, opened
 
 NORM_CLASS = 1e-6  # of a whole row against float64: the f32 class
 RTOL_TAIL = 2e-5  # erfc(z) magnifies the rounding of z by 2 z^2, and z reaches 9
@@ -26,17 +26,9 @@ TINY = 1e-37  # below it f32 has fewer digits
 PADDING = 4  # rows of x that `nearest` takes together
 
 
-@pytest.fixture(scope="module", params=[0, 1, 2, pytest.param("card", marks=pytest.mark.gpu)])
+@pytest.fixture(scope="module", params=[0, 1, 2, CARD])
 def device(request: pytest.FixtureRequest) -> Device:
-    """The emulator with each seed, or the card."""
-    try:
-        if request.param == "card":
-            from kernels.cuda.card import open_card
-
-            return open_card()
-        return EmulatedDevice(seed=request.param)
-    except BackendMissing as reason:
-        pytest.skip(str(reason))
+    return opened(request.param)
 
 
 def run(device: Device, op: Any, out: np.ndarray, *operands: Any) -> np.ndarray:
