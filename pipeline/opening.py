@@ -33,11 +33,13 @@ Say = Callable[[str], None]
 
 
 def open_chosen(
-    name: str, options: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
+    name: str, options: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None, *,
+    ready: bool = True,
 ) -> Backend:
     """The backend that a graph names, or with "auto" the best that opens and takes its options.
 
     options : by keyword, as in `Graph.backend_options`; environ : by default the process's own
+    ready : with all kernels of a GPU compiled, which takes a while the first time
 
     Kernels are compiled where they have not been, and standard error says so. Where "auto" has to do without
     compiled kernels the reason is said once.
@@ -49,14 +51,14 @@ def open_chosen(
     """
     options, environ = options or {}, os.environ if environ is None else environ
     if name != AUTO:
-        return _open(name, options, environ)
+        return _open(name, options, environ, ready)
     reasons: dict[str, str] = {}
     for candidate in reversed(BACKENDS):
         if reason := unfit(candidate, options):
             reasons[candidate] = f"{candidate}: {reason}"
             continue
         try:
-            found = _open(candidate, options, environ)
+            found = _open(candidate, options, environ, ready)
         except BackendMissing as missing:
             reasons[candidate] = str(missing)
             continue
@@ -115,7 +117,7 @@ def reporter(name: str) -> Say:
     return lambda line: say(f"{name}: {line}")
 
 
-def _open(name: str, options: Mapping[str, Any], environ: Mapping[str, str]) -> Backend:
+def _open(name: str, options: Mapping[str, Any], environ: Mapping[str, str], ready: bool) -> Backend:
     """With what no graph may say, where the class takes it."""
     taken = inspect.signature(backend_class(name)).parameters if name in BACKENDS else {}
     ours: dict[str, Any] = {"cache": cache_folder(environ), "report": reporter(name)}
@@ -127,6 +129,6 @@ def _open(name: str, options: Mapping[str, Any], environ: Mapping[str, str]) -> 
         if not forced:
             raise
         raise GraphError(f"{ISA_VARIABLE}={forced}: {reason}") from reason
-    if isinstance(backend, Cuda):
+    if ready and isinstance(backend, Cuda):
         compile_kernels(backend.device, reporter(name), UNUSED)
     return backend

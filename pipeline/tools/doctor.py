@@ -134,7 +134,7 @@ def _opened() -> Iterator[tuple[str, Backend | Exception]]:
     """Every backend, the best first, or why it does not open."""
     for name in reversed(BACKENDS):
         try:
-            yield name, open_chosen(name)
+            yield name, open_chosen(name, ready=False)
         except (BackendMissing, GraphError) as reason:
             yield name, reason
 

@@ -10,6 +10,7 @@ import pytest
 
 from kernels import BackendMissing
 from kernels.backend import BACKENDS
+from kernels.cuda.backend import Cuda
 from kernels.cuda.source import FILES, kernels
 from kernels.portable.backend import Portable
 from pipeline import opening
@@ -17,6 +18,7 @@ from pipeline.backends import options_of_backend, takers, unfit
 from pipeline.cli import main
 from pipeline.errors import GraphError
 from pipeline.opening import ISA_VARIABLE, UNUSED, cache_folder, compile_kernels, open_chosen
+from pipeline.tools import doctor
 
 HERE = "tests.pipeline.test_opening"
 ABSENT = "numba not installed; pip install numba"
@@ -175,3 +177,17 @@ def test_every_kernel_of_a_gpu_is_there_before_the_first_step(monkeypatch, slow_
     if told:
         assert said[0] == "compiling kernels for NVIDIA T4, once for this machine"
         assert len(said) == 2 and said[1].startswith("compiled in ")
+
+
+class OnGpu(Cuda):
+    """The CUDA backend on a `Gpu`."""
+
+    def __init__(self):
+        self.device = Gpu()
+
+
+def test_only_who_is_about_to_work_waits_for_kernels(monkeypatch):
+    monkeypatch.setitem(BACKENDS, "cuda", f"{HERE}:OnGpu")
+    assert open_chosen("cuda").device.asked and not open_chosen("cuda", ready=False).device.asked
+    opened = dict(doctor._opened())["cuda"]
+    assert isinstance(opened, OnGpu) and not opened.device.asked
