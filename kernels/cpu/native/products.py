@@ -105,7 +105,7 @@ def emit_dense(e: Emitter, record: Value, part: Value, *, kind: str, isa: Instru
             row = group * DENSE_HEIGHT + i
             rows.append(given[W] + (row < last).where(row, last) * stride)
         xs = [given[X] + (first + j) * given[COLUMNS] * 4 for j in range(items)]
-        return dense_tile(e, kind, isa, rows, xs, given[COLUMNS])
+        return dense_tile(e, kind, isa, rows, xs, given[COLUMNS], stride * DENSE_HEIGHT)
 
     _sweep(e, given, part, DENSE_HEIGHT, isa.dense_tile, tile)
 
@@ -205,11 +205,13 @@ DENSE_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
 
 
 def dense_tile(
-    e: Emitter, kind: str, isa: InstructionSet, rows: Sequence[Value], xs: Sequence[Value], columns: Value
+    e: Emitter, kind: str, isa: InstructionSet, rows: Sequence[Value], xs: Sequence[Value], columns: Value,
+    ahead: Value | None = None,
 ) -> Sequence[Value]:
     """Dot products of four rows of weights with some rows of x: a vector of four for each row of x.
 
     rows, xs : addresses of their first elements; x is f32
+    ahead : bytes from each element to what will be read next, and is brought nearer
     """
     lanes = isa.lanes
     zeros = e.constant(0.0, FLOAT, lanes)
@@ -217,6 +219,8 @@ def dense_tile(
     with e.counting(columns // lanes) as turn:
         at = turn * lanes
         weights = [load_dense(e, kind, isa, row, at, lanes) for row in rows]
+        for row in rows if ahead is not None else ():
+            e.prefetch(row + at * DENSE_BYTES[kind] + ahead)
         for x, sums in zip(xs, totals, strict=True):
             values = e.load(x + at * 4, FLOAT, lanes)
             for weight, total in zip(weights, sums, strict=True):
