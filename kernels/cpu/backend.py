@@ -75,8 +75,7 @@ class Cpu:
         self._library = machine.library(self.isa, folder, report)
         self._team = Team(self._library, threads or cores())
         self._scratch = Scratch()
-        self._recording: Steps | None = None
-        self._recorder: int | None = None
+        self._recording = threading.local()  # each thread records its own ops
 
     @property
     def threads(self) -> int:
@@ -150,12 +149,11 @@ class Cpu:
         KernelError   if `fn` allocates, reads back or uploads: a replay could not do it again
         """
         self._refuse("capture")
-        steps = Steps(self._library, self._scratch, self.activations == "f32")
-        self._recording, self._recorder = steps, threading.get_ident()
+        steps = self._recording.steps = self._steps()
         try:
             fn()
         finally:
-            self._recording = self._recorder = None
+            self._recording.steps = None
         return partial(self._team.run, steps.plan())
 
     def linear(self, out: Any, x: Any, w: Any, bias: Any | None = None) -> None:
@@ -228,14 +226,16 @@ class Cpu:
 
     def _do(self, launch: Callable[..., None], *operands: Any, **named: Any) -> None:
         """Records what `launch` writes down, or runs it at once."""
-        if self._recording is not None and self._recorder == threading.get_ident():
-            launch(*operands, **named, steps=self._recording)
-            return
-        steps = Steps(self._library, self._scratch, self.activations == "f32")
+        recording = getattr(self._recording, "steps", None)
+        steps = recording or self._steps()
         launch(*operands, **named, steps=steps)
-        self._team.run(steps.plan())
+        if recording is None:
+            self._team.run(steps.plan())
+
+    def _steps(self) -> Steps:
+        return Steps(self._library, self._scratch, self.activations == "f32")
 
     def _refuse(self, verb: str) -> None:
         """While a capture records in this thread, what a replay could not repeat is an error."""
-        if self._recorder == threading.get_ident():
+        if getattr(self._recording, "steps", None) is not None:
             raise KernelError(f"{verb}: a capture records ops alone; do this before it")
