@@ -112,10 +112,12 @@ __device__ __forceinline__ void q4_multiply(float (&sum)[TILES][4], const Q4Step
 
 // 16-byte loads a thread keeps in flight. Three times 1024 threads are 48 KB, what an H200 needs to stay busy, in 64
 // registers each. A product of many columns has more to do per load and more to hold, and so has Turing, whose
-// tensor cores take a block in four steps.
+// tensor cores take a block in four steps. For Blackwell the compiler holds more beside them, and would spill.
 __device__ constexpr int q4_ahead(int matrices, int tiles) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
   return 2;
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+  return tiles < 8 ? 2 : 1;
 #else
   return tiles > 1 || matrices > 1 ? 2 : 3;
 #endif
@@ -168,13 +170,13 @@ __device__ __forceinline__ void q4_product(int tiles, int steps, int rows, int s
     }
     if (next < tiles) begin(next);
 #pragma unroll
-    for (int i = 0; i < MATRICES; ++i)
+    for (int i = 0; i < MATRICES; ++i) {
+      float* const to = partial + ((warp * MATRICES + i) * rows + (lane & 3)) * 16 + (lane >> 2);
 #pragma unroll
-      for (int j = 0; j < TILES; ++j) {
-        const int m = 4 * j + (lane & 3);
-        float* to = partial + ((warp * MATRICES + i) * rows + m) * 16 + (lane >> 2);
-        if (m < rows) to[0] = sum[i][j][0] + sum[i][j][1], to[8] = sum[i][j][2] + sum[i][j][3];
-      }
+      for (int j = 0; j < TILES; ++j)
+        if (4 * j + (lane & 3) < rows)
+          to[64 * j] = sum[i][j][0] + sum[i][j][1], to[64 * j + 8] = sum[i][j][2] + sum[i][j][3];
+    }
     __syncthreads();
     for (int i = threadIdx.x; i < groups * rows * 8; i += blockDim.x) {
       const int pair = i & 7, m = (i >> 3) % rows, owner = (i >> 3) / rows;
@@ -183,10 +185,8 @@ __device__ __forceinline__ void q4_product(int tiles, int steps, int rows, int s
 #pragma unroll
       for (int k = 0; k < MATRICES; ++k) {
         y[k] = make_float2(0.f, 0.f);
-        for (int p = 0; p < share; ++p) {
-          const float* kept = partial + (((owner * share + p) * MATRICES + k) * rows + m) * 16 + 2 * pair;
-          y[k].x += kept[0], y[k].y += kept[1];
-        }
+        const float* kept = partial + ((owner * share * MATRICES + k) * rows + m) * 16 + 2 * pair;
+        for (int p = 0; p < share; ++p, kept += MATRICES * rows * 16) y[k].x += kept[0], y[k].y += kept[1];
         y[k].x *= x.unscale[m], y[k].y *= x.unscale[m];
       }
       done((first + owner) * 16 + 2 * pair, m, y);
@@ -195,8 +195,10 @@ __device__ __forceinline__ void q4_product(int tiles, int steps, int rows, int s
   }
 }
 
-// Four neighbours of x [rows, columns]; `squares` collects what the norm needs, `factor` is the norm's.
+// Four neighbours of x [rows, columns]; `squares` collects what the norm needs, `factor` is the norm's. A thread has
+// LOADS of x on their way at once, with what comes beside them.
 struct PlainRows {
+  static constexpr int LOADS = 3;
   const float* x;
   int columns;
   __device__ __forceinline__ float4 read(int m, int k, float&) const {
@@ -207,6 +209,7 @@ struct PlainRows {
 
 // x / sqrt(mean(x^2) + eps) * gain * (1 + scale); the root is a factor of the whole row and comes in at the end
 struct NormedRows {
+  static constexpr int LOADS = 2;
   const float* x;
   int columns;
   const float* gain;
@@ -245,25 +248,36 @@ __device__ __forceinline__ void two_terms(half2& hi, half2& lo, float a, float b
 }
 
 // Rows of x into `terms` [blocks of 32][width][4] uint4, hi of row m in column 2m, lo in 2m + 1; and `unscale`.
-// The whole block works on it and meets at the end. room: 64 * rows floats of shared memory; rows <= 4.
+// The whole block works on it, each row has as many warps, and all meet at the end. The row is another kernel's and
+// far away, so loads do not wait for each other: what would lie behind its end repeats its last four.
+// room: 64 floats of shared memory; rows <= 4, and there are as many warps.
 template <class Rows>
 __device__ __forceinline__ void q4_stage(uint4* terms, int width, float* unscale, float* room, int rows, int columns,
                                          const Rows& from) {
-  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
-  for (int m = 0; m < rows; ++m) {
-    float most = 0.f, squares = 0.f;
-    for (int k = 4 * threadIdx.x; k < columns; k += 4 * blockDim.x)
-      most = fmaxf(most, largest(from.read(m, k, squares)));
-    most = warp_max(most), squares = warp_sum(squares);
-    if (lane == 0) room[64 * m + warp] = most, room[64 * m + 32 + warp] = squares;
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, each = (blockDim.x >> 5) / rows;
+  const int m = warp / each, first = threadIdx.x - 32 * m * each, threads = 32 * each;  // of this row
+  float most = 0.f, squares = 0.f;
+#pragma unroll 1
+  for (int k = m < rows ? 4 * first : columns; k < columns; k += 4 * Rows::LOADS * threads) {
+#pragma unroll
+    for (int u = 0; u < Rows::LOADS; ++u) {
+      const int at = k + 4 * u * threads;
+      float some = 0.f;
+      most = fmaxf(most, largest(from.read(m, min(at, columns - 4), some)));
+      squares += at < columns ? some : 0.f;
+    }
   }
+  most = warp_max(most), squares = warp_sum(squares);
+  if (lane == 0) room[warp] = most, room[32 + warp] = squares;
   __syncthreads();
-  const int units = (columns + 63) / 64 * 8;  // of eight neighbours: (block of 32, t)
-  for (int m = 0; m < rows; ++m) {
-    const int e = row_exponent(warp_max(lane < warps ? room[64 * m + lane] : 0.f));
-    const float squares = warp_sum(lane < warps ? room[64 * m + 32 + lane] : 0.f), up = power_of_two(e);
-    if (threadIdx.x == 0) unscale[m] = power_of_two(254 - e) * from.factor(squares);
-    for (int unit = threadIdx.x; unit < units; unit += blockDim.x) {
+  if (m < rows) {
+    const int e = row_exponent(warp_max(lane < each ? room[m * each + lane] : 0.f));
+    squares = warp_sum(lane < each ? room[32 + m * each + lane] : 0.f);
+    const float up = power_of_two(e);
+    if (first == 0) unscale[m] = power_of_two(254 - e) * from.factor(squares);
+    const int units = (columns + 63) / 64 * 8;  // of eight neighbours: (block of 32, t)
+#pragma unroll 1
+    for (int unit = first; unit < units; unit += threads) {
       float4 v = make_float4(0.f, 0.f, 0.f, 0.f), u = v;
       float unused = 0.f;
       if (8 * unit < columns) v = from.read(m, 8 * unit, unused), u = from.read(m, 8 * unit + 4, unused);

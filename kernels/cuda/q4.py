@@ -19,9 +19,10 @@ MOST_ROWS = CAPACITIES[-1]
 
 STAGED_WARPS = 16  # two such blocks are the 1024 threads of a processor that keep 48 KB of loads in flight
 STAGED_BLOCKS = 2
+TAKEN_BYTES = 1024  # of a block's shared memory by the system, and 272 by `head_4` itself
 SPLIT_WARPS = 4  # more columns take more registers: 3 to 5 such blocks fit a processor
 SPLIT_BLOCKS = 4
-SPLIT_THREADS = 512  # of `split`, a block per row
+SPLIT_THREADS = 512  # of `split` and its like, a block per row
 LEAST_STEPS = 8  # of a warp: two that it loads ahead, and the rest to do meanwhile
 
 
@@ -52,9 +53,10 @@ def plan(
     """
     steps = -(-columns // STEP)
     sums = 4 * TILE * rows * matrices  # bytes of a warp
-    warps, together = STAGED_WARPS // matrices, STAGED_BLOCKS + matrices - 1  # two take more registers
+    warps, most = STAGED_WARPS // matrices, STAGED_BLOCKS + matrices - 1  # two take more registers
     staged = 4 * STEP * rows * steps + 16 + sums * warps
-    if rows <= STAGED_ROWS and staged <= device.shared_bytes:
+    if rows <= STAGED_ROWS and staged + TAKEN_BYTES <= device.shared_bytes:
+        together = min(most, (device.shared_bytes + TAKEN_BYTES) // (staged + TAKEN_BYTES))
         fill = together * warps * device.processors // tiles  # as many as are there at once
         share = _power_of_two(min(fill, steps, warps))
         blocks = min(-(-tiles * share // warps), together * device.processors)

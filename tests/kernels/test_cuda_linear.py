@@ -186,6 +186,9 @@ def test_a_plan_leaves_no_tile_out_and_no_block_idle(rows, tiles, steps, process
     assert (plan.grid[0] - 1) * warps // share < tiles
     assert plan.grid[1:] == ((plan.parts,) if plan.parts > 1 else ())
     assert (plan.parts - 1) * -(-steps // plan.parts) < steps
+    if plan.capacity == q4.STAGED_ROWS:  # all blocks are there at once
+        there = size.shared_bytes + q4.TAKEN_BYTES
+        assert there // (plan.shared + q4.TAKEN_BYTES) * processors >= plan.grid[0]
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from kernels.cuda import source
+from kernels.cuda import q4, source
 
 pytestmark = pytest.mark.oracle
 
@@ -135,6 +135,16 @@ def test_no_kernel_touches_local_memory(compiler: Compile, tmp_path: Path, file:
     found = instructions(compiler(source.source(file), f"{file}.cu", HOPPER)[HOPPER].cubin, tmp_path)
     assert set(found) == set(source.kernels(file))
     assert not {kernel: ops & set(_LOCAL) for kernel, ops in found.items() if ops & set(_LOCAL)}
+
+
+def test_kernels_that_stage_x_take_no_more_shared_memory_than_plans_leave(compiler: Compile) -> None:
+    built = {
+        name: usage.shared
+        for file in ("linear", "fused")
+        for name, usage in compiler(source.source(file), f"{file}.cu", HOPPER)[HOPPER].usage.items()
+    }
+    for name in ("q4_staged", "qkv_4", "residual_4", "gate_up_4", "head_4"):
+        assert built[name] <= q4.TAKEN_BYTES, name
 
 
 # --- the gates catch what they are for
