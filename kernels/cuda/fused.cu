@@ -15,8 +15,8 @@
 extern __shared__ __align__(16) float room[];
 
 // q4_split of the norm of x.
-// at most 40 registers
-extern "C" __global__ void __launch_bounds__(256) norm_split(uint4* terms, float* unscale, const float* x,
+// at most 64 registers
+extern "C" __global__ void __launch_bounds__(512) norm_split(uint4* terms, float* unscale, const float* x,
                                                              const float* gain, const float* scale, float eps,
                                                              int columns, int width) {
   __shared__ float most[64];
@@ -59,34 +59,25 @@ struct RotateAndKeep {
   const int *count, *active;
   const float *q_bias, *k_bias, *v_bias;  // or NULL
   int items, heads, kept, width, capacity;
-  double log2_theta;
+  double log2_step;  // see rope.cuh
 
   __device__ __forceinline__ void operator()(int row, int m, const float2 (&y)[1]) const {
     const int q_rows = (heads * width + 15) / 16 * 16, k_rows = (kept * width + 15) / 16 * 16;
+    const bool is_q = row < q_rows, is_v = row >= q_rows + k_rows;
+    row -= is_q ? 0 : is_v ? q_rows + k_rows : q_rows;
+    const int outputs = (is_q ? heads : kept) * width;
+    if (row >= outputs) return;
     const int lane = m / items, at = count[lane] + m % items;
-    if (row < q_rows) {
-      if (row >= heads * width) return;
-      const float2 turned = turn(biased(y[0], q_bias, row), at, row % width / 2, width, log2_theta);
-      *reinterpret_cast<float2*>(q + (size_t)m * heads * width + row) = turned;
-      return;
-    }
-    row -= q_rows;
-    const bool is_key = row < k_rows;
-    if (!is_key) row -= k_rows;
-    if (row >= kept * width) return;
-    float2 pair = biased(y[0], is_key ? k_bias : v_bias, row);
-    if (is_key) pair = turn(pair, at, row % width / 2, width, log2_theta);
-    if (!ring_k) {
-      *reinterpret_cast<float2*>((is_key ? k : v) + (size_t)m * kept * width + row) = pair;
+    const float* const bias = is_q ? q_bias : is_v ? v_bias : k_bias;
+    float2 pair = y[0];
+    if (bias) pair.x += bias[row], pair.y += bias[row + 1];
+    if (!is_v) pair = turn(pair, at, row % width / 2, log2_step);
+    if (is_q || !ring_k) {
+      *reinterpret_cast<float2*>((is_q ? q : is_v ? v : k) + (size_t)m * outputs + row) = pair;
     } else if (active[lane]) {
       const size_t slot = ((size_t)lane * kept + row / width) * capacity + at % capacity;
-      *reinterpret_cast<half2*>((is_key ? ring_k : ring_v) + slot * width + row % width) =
-          __floats2half2_rn(within_half(pair.x), within_half(pair.y));
+      *reinterpret_cast<half2*>((is_v ? ring_v : ring_k) + slot * width + row % width) = kept_halves(pair.x, pair.y);
     }
-  }
-
-  __device__ __forceinline__ static float2 biased(float2 y, const float* bias, int row) {
-    return bias ? make_float2(y.x + bias[row], y.y + bias[row + 1]) : y;
   }
 };
 
@@ -103,17 +94,17 @@ __device__ __forceinline__ void qkv(
     const float* x, const float* gain, float eps, const uint4* terms, const float* unscale, const uint4* q_nibbles,
     const uint2* q_scales, const float* q_bias, const uint4* k_nibbles, const uint2* k_scales, const float* k_bias,
     const uint4* v_nibbles, const uint2* v_scales, const float* v_bias, int lanes, int items, int heads, int kept,
-    int width, int capacity, double log2_theta, int columns, int share) {
+    int width, int capacity, double log2_step, int columns, int share) {
   const int steps = (columns + 63) / 64, q_tiles = (heads * width + 15) / 16, k_tiles = (kept * width + 15) / 16;
   const int rows = lanes * items;
   const Qkv w{{q_nibbles, q_scales, steps}, {k_nibbles, k_scales, steps}, {v_nibbles, v_scales, steps},
               q_tiles, k_tiles};
   const Room<TILES, STAGED> at(rows, steps);
-  q4_product<1, TILES>(
+  q4_product<1, TILES, TILES == 8 ? 2 : q4_ahead(1, TILES)>(  // with fewer the compiler spills for Blackwell
       q_tiles + 2 * k_tiles, steps, rows, share, at.partial, w,
       [&] { return at.activations(terms, unscale, rows, columns, NormedRows{x, columns, gain, NULL, eps}); },
       RotateAndKeep{q, ring_k, ring_v, k, v, count, active, q_bias, k_bias, v_bias, items, heads, kept, width,
-                    capacity, log2_theta});
+                    capacity, log2_step});
   if (ring_k) count_items(count, active, ticket, lanes, items);
 }
 
@@ -123,11 +114,11 @@ extern "C" __global__ void __launch_bounds__(512, 2) qkv_4(
     const float* x, const float* gain, float eps, const uint4* terms, const float* unscale, const uint4* q_nibbles,
     const uint2* q_scales, const float* q_bias, const uint4* k_nibbles, const uint2* k_scales, const float* k_bias,
     const uint4* v_nibbles, const uint2* v_scales, const float* v_bias, int lanes, int items, int heads, int kept,
-    int width, int capacity, double log2_theta, int columns, int share) {
+    int width, int capacity, double log2_step, int columns, int share) {
   qkv<1, true>(
       q, ring_k, ring_v, k, v, count, active, ticket, x, gain, eps, terms, unscale, q_nibbles, q_scales, q_bias,
       k_nibbles, k_scales, k_bias, v_nibbles, v_scales, v_bias, lanes, items, heads, kept, width, capacity,
-      log2_theta, columns, share);
+      log2_step, columns, share);
 }
 
 // at most 96 registers
@@ -136,11 +127,11 @@ extern "C" __global__ void __launch_bounds__(128, 5) qkv_8(
     const float* x, const float* gain, float eps, const uint4* terms, const float* unscale, const uint4* q_nibbles,
     const uint2* q_scales, const float* q_bias, const uint4* k_nibbles, const uint2* k_scales, const float* k_bias,
     const uint4* v_nibbles, const uint2* v_scales, const float* v_bias, int lanes, int items, int heads, int kept,
-    int width, int capacity, double log2_theta, int columns, int share) {
+    int width, int capacity, double log2_step, int columns, int share) {
   qkv<2, false>(
       q, ring_k, ring_v, k, v, count, active, ticket, x, gain, eps, terms, unscale, q_nibbles, q_scales, q_bias,
       k_nibbles, k_scales, k_bias, v_nibbles, v_scales, v_bias, lanes, items, heads, kept, width, capacity,
-      log2_theta, columns, share);
+      log2_step, columns, share);
 }
 
 // at most 96 registers
@@ -149,11 +140,11 @@ extern "C" __global__ void __launch_bounds__(128) qkv_16(
     const float* x, const float* gain, float eps, const uint4* terms, const float* unscale, const uint4* q_nibbles,
     const uint2* q_scales, const float* q_bias, const uint4* k_nibbles, const uint2* k_scales, const float* k_bias,
     const uint4* v_nibbles, const uint2* v_scales, const float* v_bias, int lanes, int items, int heads, int kept,
-    int width, int capacity, double log2_theta, int columns, int share) {
+    int width, int capacity, double log2_step, int columns, int share) {
   qkv<4, false>(
       q, ring_k, ring_v, k, v, count, active, ticket, x, gain, eps, terms, unscale, q_nibbles, q_scales, q_bias,
       k_nibbles, k_scales, k_bias, v_nibbles, v_scales, v_bias, lanes, items, heads, kept, width, capacity,
-      log2_theta, columns, share);
+      log2_step, columns, share);
 }
 
 // at most 128 registers
@@ -162,11 +153,11 @@ extern "C" __global__ void __launch_bounds__(128) qkv_32(
     const float* x, const float* gain, float eps, const uint4* terms, const float* unscale, const uint4* q_nibbles,
     const uint2* q_scales, const float* q_bias, const uint4* k_nibbles, const uint2* k_scales, const float* k_bias,
     const uint4* v_nibbles, const uint2* v_scales, const float* v_bias, int lanes, int items, int heads, int kept,
-    int width, int capacity, double log2_theta, int columns, int share) {
+    int width, int capacity, double log2_step, int columns, int share) {
   qkv<8, false>(
       q, ring_k, ring_v, k, v, count, active, ticket, x, gain, eps, terms, unscale, q_nibbles, q_scales, q_bias,
       k_nibbles, k_scales, k_bias, v_nibbles, v_scales, v_bias, lanes, items, heads, kept, width, capacity,
-      log2_theta, columns, share);
+      log2_step, columns, share);
 }
 
 // --- x += w @ h + bias
@@ -280,15 +271,6 @@ struct BestRows {
   }
 };
 
-// Loads ahead. On Blackwell the choice leaves no registers for as many as a plain product has.
-__device__ constexpr int head_ahead(int tiles) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-  return tiles < 8 ? 2 : 1;
-#else
-  return q4_ahead(1, tiles);
-#endif
-}
-
 template <int TILES, bool STAGED>
 __device__ __forceinline__ void head(
     int* picked, const float* x, const float* gain, float eps, const uint4* terms, const float* unscale,
@@ -304,7 +286,7 @@ __device__ __forceinline__ void head(
   for (int i = m; i < 8 * rows; i += blockDim.x) found[i] = 0;
   if (m < rows) off[m] = blank_penalty(run[m], patience, slope, limit);
   __syncthreads();
-  q4_product<1, TILES, head_ahead(TILES)>(
+  q4_product<1, TILES>(
       (outputs + 15) / 16, steps, rows, share, at.partial, [&](int tile, int) { return w.tile(tile); },
       [&] { return at.activations(terms, unscale, rows, columns, NormedRows{x, columns, gain, NULL, eps}); },
       BestRows{found, off, blank, outputs});

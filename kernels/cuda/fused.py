@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kernels import fused
-from kernels.cuda import attention, q4
+from kernels.cuda import attention, q4, rope
 from kernels.cuda.device import NULL, Device
 from kernels.cuda.weights import in_fragments
 from kernels.fused import GateUpWeights, QkvWeights
@@ -58,7 +58,7 @@ def _qkv(
         *w.q.tiles, _or_null(w.q_bias), *w.k.tiles, _or_null(w.k_bias), *w.v.tiles, _or_null(w.v_bias)
     )  # fmt: skip
     sizes = (np.int32(n) for n in (lanes, items, heads, kept, width, capacity))
-    args = (*parts, ticket, *source, *weights, *sizes, np.float64(math.log2(theta)), np.int32(columns))
+    args = (*parts, ticket, *source, *weights, *sizes, rope.log2_step(theta, width), np.int32(columns))
     kernel = device.kernel("fused", f"qkv_{plan.capacity}")
     kernel(plan.grid, plan.block, (*args, plan.share), shared_mem=plan.shared)
 
@@ -147,7 +147,7 @@ def _normed(
     if plan.capacity == q4.STAGED_ROWS:
         return x, gain, np.float32(eps), NULL, NULL
     terms, unscale = q4.split_room(rows, columns, plan.capacity, device=device)
-    device.kernel("fused", "norm_split")((rows,), (256,), (
+    device.kernel("fused", "norm_split")((rows,), (q4.SPLIT_THREADS,), (
         terms, unscale, x, gain, _or_null(scale), np.float32(eps),
         np.int32(columns), np.int32(2 * plan.capacity),
     ))  # fmt: skip

@@ -5,12 +5,12 @@
 #include "rope.cuh"
 
 // at most 40 registers
-extern "C" __global__ void __launch_bounds__(1024) rope(float2* x, const int* position, double log2_theta,
+extern "C" __global__ void __launch_bounds__(1024) rope(float2* x, const int* position, double log2_step,
                                                         int heads, int width) {
   extern __shared__ float2 by[];  // [D / 2]
   const int pairs = width / 2;
   const double p = (double)position[blockIdx.y] + blockIdx.x;
-  for (int i = threadIdx.x; i < pairs; i += blockDim.x) by[i] = turn_at(p, i, width, log2_theta);
+  for (int i = threadIdx.x; i < pairs; i += blockDim.x) by[i] = turn_at(p, i, log2_step);
   __syncthreads();
   x += ((size_t)blockIdx.y * gridDim.x + blockIdx.x) * heads * pairs;
 #pragma unroll 4

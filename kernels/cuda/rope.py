@@ -26,5 +26,10 @@ def rope(x: Any, position: Any, theta: float, *, device: Device) -> None:
     if lanes * items * heads * pairs == 0:
         return
     block = min(MOST_THREADS, -(-heads * pairs // 32) * 32)
-    args = x, position, np.float64(math.log2(theta)), np.int32(heads), np.int32(width)
+    args = x, position, log2_step(theta, width), np.int32(heads), np.int32(width)
     device.kernel("rope", "rope")((items, lanes), (block,), args, shared_mem=8 * pairs)
+
+
+def log2_step(theta: float, width: int) -> np.float64:
+    """What the kernels take for theta: log2 of how much less each pair turns than the one before."""
+    return np.float64(-2 * math.log2(theta) / width)
