@@ -2,21 +2,32 @@
 
 What is queued runs as late as it may: when somebody waits for it. A host array that is used again too early,
 or pinned memory that is, then shows. The semantics are those of CuPy 13 and 14, read in their sources: copies
-from and to the host are refused while their stream records, and an error that breaks the device meets every
+from and to the host are refused while their stream records, an address knows nothing of strides, what CuPy
+would copy by a kernel of its own happens on another stream, and an error that breaks the device meets every
 later call.
+
+Kernels are Python functions, or with `emulated_card` those of the backend, run by the emulator.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
+import re
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
+from kernels.cuda import card
+from kernels.cuda.diagnosis import Facts
+from tests.kernels.emulator import build, launch
+
 ILLEGAL_ADDRESS, OUT_OF_MEMORY, NOT_READY = 700, 2, 600
+FACTS = Facts(importable=True, built=13000, name="a pretended GPU", capability=(9, 0))
+Launch = Callable[[tuple, tuple, tuple, int], Callable[[], None]]  # grid, block, args, shared: what will run
 NAMES = {
     ILLEGAL_ADDRESS: "cudaErrorIllegalAddress: an illegal memory access was encountered",
     1: "CUDA_ERROR_INVALID_VALUE: invalid argument",
@@ -130,20 +141,26 @@ class Array(np.ndarray):
     def _move(self, act: Callable[[int, int, int], object], what: int, count: int) -> None:
         act(self.ctypes.data, what, count)
 
+    def reshape(self, *shape: Any, **options: Any) -> Any:
+        found = super().reshape(*shape, **options)
+        assert not found.size or np.shares_memory(found, self), "CuPy copies this on another stream"
+        return found
+
     def set(self, array: np.ndarray, stream: Stream) -> None:
         assert array.shape == self.shape and array.dtype == self.dtype
         stream.push(lambda: np.copyto(self, array), host=True)
 
     def get(self, *, stream: Stream, out: np.ndarray, blocking: bool) -> None:
         assert not blocking and out.shape == self.shape
+        assert self.flags.c_contiguous, "CuPy copies this on another stream"
         stream.push(lambda: np.copyto(out, self), host=True)
 
 
 class Raw:
-    """A kernel: a Python function that is given what a launch passes."""
+    """A kernel."""
 
-    def __init__(self, gpu: Gpu, body: Callable[..., None]):
-        self._gpu, self._body, self._limit = gpu, body, 48 << 10
+    def __init__(self, gpu: Gpu, prepare: Launch):
+        self._gpu, self._prepare, self._limit = gpu, prepare, 48 << 10
 
     @property
     def kernel(self) -> Callable[..., None]:
@@ -163,28 +180,54 @@ class Raw:
     def _launch(self, grid: tuple, block: tuple, args: tuple, shared_mem: int, stream: Stream) -> None:
         if shared_mem > self._limit:
             raise CUDARuntimeError(1)
-        stream.push(lambda: self._body(*args))
+        stream.push(self._prepare(grid, block, args, shared_mem))
+
+
+def of_python(body: Callable[..., None]) -> Launch:
+    """A kernel that is a Python function of what a launch passes."""
+    return lambda grid, block, args, shared: lambda: body(*args)
+
+
+def of_cuda(code: str, name: str, most_shared: int) -> Launch:
+    """A kernel of the backend, on the emulator."""
+    found = re.match(r'#line 1 "(\w+)\.cu"', code)
+    assert found, "the text of a file begins with its name"
+    entry = launch.entries(code, found[1], "poison")[name]
+
+    def prepare(grid: tuple, block: tuple, args: tuple, shared: int) -> Callable[[], None]:
+        sides, packed = launch.check_shape(entry, grid, block, shared, most_shared), launch.pack(entry, args)
+
+        def run(_held: tuple = args) -> None:
+            launch.run(entry, *sides, packed, shared, poison=True, seed=0)
+
+        return run
+
+    return prepare
 
 
 class Gpu:
     """The module `cupy` with a device behind it.
 
-    memory : bytes it has; kernels : Python functions by name, found in any source text that is not "wrong"
+    memory : bytes it has
+    kernels : Python functions by name, found in any source text that is not "wrong"; None for the text's own
     broken : the error every call meets, 0 while all is well
     """
 
     __version__ = "14.2.0"
 
-    def __init__(self, memory: int = 1 << 26, kernels: dict[str, Callable[..., None]] | None = None):
+    def __init__(
+        self, memory: int = 1 << 26, kernels: dict[str, Callable[..., None]] | None = None,
+        processors: int = 3,
+    ):  # fmt: skip
         self.memory, self.used, self.broken, self.shared = memory, 0, 0, 200 << 10
         self.pooled = 512  # bytes that nobody holds and that the driver has not back
-        self.kernels, self.raised = kernels or {}, []
+        self.kernels, self.raised = kernels, []
         self.events: dict[int, Event] = {}
         self.stream: Stream
         self.pinned: list[np.ndarray] = []
         self.arrays: list[Array] = []  # all of them, as what is queued knows addresses alone
         place = SimpleNamespace(
-            attributes={"MultiProcessorCount": 3, "MaxSharedMemoryPerBlockOptin": self.shared},
+            attributes={"MultiProcessorCount": processors, "MaxSharedMemoryPerBlockOptin": self.shared},
         )
         self.cuda = SimpleNamespace(
             Device=lambda index: _Place(self, place.attributes), Stream=lambda non_blocking: Stream(self),
@@ -238,7 +281,9 @@ class Gpu:
         def get_function(name: str) -> Raw:
             if "wrong" in code:
                 raise CompileException('other.cu(2): warning: x\nother.cu(3): error: "wrong" is undefined\n')
-            return Raw(self, self.kernels[name])
+            if self.kernels is None:
+                return Raw(self, of_cuda(code, name, self.shared))
+            return Raw(self, of_python(self.kernels[name]))
 
         return SimpleNamespace(get_function=get_function)
 
@@ -260,3 +305,42 @@ class _Place:
     @property
     def mem_info(self) -> tuple[int, int]:
         return self._gpu.memory - self._gpu.used, self._gpu.memory
+
+
+class Blas:
+    """As cublas.Blas: works on addresses, in the order of the stream."""
+
+    def __init__(self, gpu: Gpu):
+        self._gpu = gpu
+
+    def gemm(self, out: int, x: int, w: int, shape: tuple[int, int, int], kind: str) -> None:
+        rows, wide, deep = shape
+
+        def multiply() -> None:
+            product = _matrix(x, rows, deep, kind) @ _matrix(w, wide, deep, kind).T
+            ctypes.memmove(out, np.ascontiguousarray(product).ctypes.data, product.nbytes)
+
+        self._gpu.stream.push(multiply)
+
+
+def _matrix(address: int, rows: int, columns: int, kind: str) -> np.ndarray:
+    """f32 [rows, columns] of what lies there."""
+    dtype = np.dtype({"f32": np.float32, "f16": np.float16, "bf16": np.uint16}[kind])
+    raw = ctypes.string_at(address, rows * columns * dtype.itemsize)
+    held = np.frombuffer(raw, dtype).reshape(rows, columns)
+    return (held.astype(np.uint32) << 16).view(np.float32) if kind == "bf16" else held.astype(np.float32)
+
+
+def emulated_card(processors: int = 3) -> card.Card:
+    """A card on a GPU of the host that runs the backend's own kernels.
+
+    Raises
+    ------
+    BackendMissing   where nothing can be built
+    """
+    build.compiler()
+    gpu = Gpu(memory=1 << 30, processors=processors)
+    with mock.patch.object(card, "import_module", {"cupy": gpu}.__getitem__):
+        made = card.Card(0, FACTS)
+    made._blas = Blas(gpu)  # type: ignore[assignment]
+    return made

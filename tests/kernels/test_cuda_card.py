@@ -15,13 +15,11 @@ from kernels import CompileError, DeviceLost, KernelError, OutOfMemory, ShapeErr
 from kernels.cuda import card as card_module
 from kernels.cuda.card import STAGED_BYTES, Card
 from kernels.cuda.device import NULL
-from kernels.cuda.diagnosis import Facts
 from tests.compare import assert_close, assert_same
 from tests.kernels.arrays import normal, words
 from tests.kernels.devices import CARD, opened
-from tests.kernels.pretend_cupy import ILLEGAL_ADDRESS, CUDARuntimeError, Gpu
+from tests.kernels.pretend_cupy import FACTS, ILLEGAL_ADDRESS, CUDARuntimeError, Gpu
 
-PRETENDED = Facts(importable=True, built=13000, name="a pretended GPU", capability=(9, 0))
 RTOL_F32 = 1e-6  # norm-wise, f32 sums of 384 products against float64
 RTOL_HALF = 5e-4  # the same for f16 and bf16 inputs; the stored values are exact, the sums are f32
 
@@ -76,7 +74,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Card, Gpu]]:
         gpu = Gpu(kernels=HOST, **options)
         monkeypatch.setattr(card_module, "source", SOURCES.__getitem__)
         monkeypatch.setattr(card_module, "import_module", {"cupy": gpu}.__getitem__)
-        return Card(0, PRETENDED), gpu
+        return Card(0, FACTS), gpu
 
     return make
 
