@@ -61,7 +61,19 @@ def emulated() -> Backend:
     return Cuda(EmulatedDevice())
 
 
-OPENERS: dict[str, Callable[[], Backend]] = {"emulated": emulated, "card": lambda: open_backend("cuda")}
+def queued() -> Backend:
+    """The same behind the card's own queue: as late as can be, and by address."""
+    from kernels.cuda.backend import Cuda
+    from tests.kernels.pretend_cupy import emulated_card
+
+    return Cuda(emulated_card())
+
+
+OPENERS: dict[str, Callable[[], Backend]] = {
+    "emulated": emulated,
+    "queued": queued,
+    "card": lambda: open_backend("cuda"),
+}
 BACKENDS = ["emulated", pytest.param("card", marks=pytest.mark.gpu)]
 SLOW = pytest.mark.slow
 
@@ -191,6 +203,18 @@ def test_lanes_that_come_and_go_say_what_each_says_alone(checkpoint, cuda, confi
                 assert chain.end(lane) == tokens, f"lane {lane} after {steps} steps"
                 waiting[lane].pop(0)
                 at[lane] = 0
+
+
+@pytest.mark.parametrize("cuda", ["queued", *BACKENDS[1:]], indirect=True)
+def test_lanes_that_catch_up_together_say_what_each_says_alone(checkpoint, cuda):
+    """Steps of several tokens for several lanes: their items lie between those of the others."""
+    weights = checkpoint("tiny", "q4_0")
+    streams = [stream(weights, 12, first=1000 * lane) for lane in range(3)]
+    chain = Chain(cuda, weights, lanes=3)
+    for parts in zip(*(batches(mel, [3, 1, 2, 4, 1, 1]) for mel, _ in streams), strict=True):
+        chain.step(dict(enumerate(parts)))
+    for lane, (_, tokens) in enumerate(streams):
+        assert chain.end(lane) == tokens, f"lane {lane}"
 
 
 @pytest.mark.slow
