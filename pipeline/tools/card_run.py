@@ -82,8 +82,8 @@ class CardRun:
                 time = timing()
             except DeviceLost as error:
                 why = self._lost = str(error)
-            except (KernelError, Absent, MemoryError) as error:
-                why = str(error) or type(error).__name__
+            except Exception as error:  # of anything: minutes of other figures are not lost for it
+                why = _said(error)
         self.figures.append(Figure(place, variant, time, nbytes, flops, why))
 
     def check(self, op: str, allowed: float, error: Callable[[], float]) -> None:
@@ -93,8 +93,8 @@ class CardRun:
             return
         try:
             self.errors.append(Error(op, error(), allowed))
-        except (KernelError, MemoryError) as reason:
-            self.notes.append(f"error of {op}: {reason}")
+        except Exception as reason:  # as above
+            self.notes.append(f"error of {op}: {_said(reason)}")
 
     def variant(self, *, kv: Kv = "f16", layout: Layout = "fragment") -> Cuda:
         """The same card, used in another way."""
@@ -123,3 +123,9 @@ class CardRun:
         with suppress(KernelError):  # a lost device is met again by the next figure, which says so
             self.ops.device.trim()
         say(f"{self.watch.spent_s:4.0f} s  {what}")
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, KernelError | Absent | MemoryError):
+        return str(error) or type(error).__name__
+    return f"unexpected {error!r}"

@@ -187,6 +187,19 @@ def test_a_lost_device_is_asked_for_nothing_more():
     assert run.notes == ["error of linear: cuda: the card stopped answering"]
 
 
+def test_a_mistake_of_ours_costs_its_own_figure_alone():
+    run = measuring(emulated())
+
+    def mistaken() -> Timing:
+        raise TypeError("no tuple")
+
+    for name in ("one", "another"):
+        run.take(Place("memory", name), OURS, mistaken)
+    run.check("linear", 1e-6, lambda: 1 / 0)
+    assert [f.why for f in run.figures] == 2 * ["unexpected TypeError('no tuple')"]
+    assert run.notes == ["error of linear: unexpected ZeroDivisionError('division by zero')"]
+
+
 def test_a_sample_is_long_enough_to_be_timed():
     ops, calls = emulated(), []
     effort = Effort(samples=3, sample_s=0.02)
