@@ -33,8 +33,9 @@ def test_an_hour_of_audio_leaves_memory_and_work_per_tick_flat(tiny_run, restles
     failed = run.batch([(MemorySource(blocks(), 16_000), [(run.text_node, ears)])])
     tracemalloc.stop()
     assert not failed and ears.pieces > HOUR_S, "the model spoke to the end"
-    early, late = np.median(held[6:90]), np.median(held[-90:])  # all but the first minute
-    assert late - early < GROWTH_BYTES, f"memory grew from {early:.0f} to {late:.0f} bytes"
+    # the least of many, all but the first minute: how many blocks are under way depends on the machine's mood
+    early, late = held[6:90].min(), held[-90:].min()
+    assert late - early < GROWTH_BYTES, f"memory grew from {early} to {late} bytes"
 
 
 @pytest.mark.slow
@@ -46,7 +47,7 @@ def test_a_tick_after_an_hour_costs_what_it_cost_in_the_first_minutes(tiny_run):
     for position in range(300):  # past the integers that the interpreter keeps made
         stage.step(young, Packet(frame, (Span(1280 * position, 1280 * position + 1280),)))
         stage.step(old, Packet(frame, (Span(1280 * position, 1280 * position + 1280),)))
-    for ring in old.stack.rings:
+    for ring in old.rings:
         ring.count[:] = 45_000 + ring.count % ring.capacity  # an hour on
     assert bytes_used(stage, young) == bytes_used(stage, old)
 
