@@ -20,6 +20,7 @@ from kernels.tensor import Pending, QuantTensor, Ring, Tensor
 
 BACKENDS = {  # best last; "auto" tries them from the end
     "portable": "kernels.portable.backend:Portable",
+    "cpu": "kernels.cpu.backend:Cpu",
     "cuda": "kernels.cuda.backend:Cuda",
 }
 

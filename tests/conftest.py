@@ -9,10 +9,17 @@ import numpy as np
 import pytest
 
 from pipeline.graph import parse_graph
+from pipeline.opening import open_chosen
 from pipeline.run import Run
 from tests.tiny import tiny_checkpoint
 
 CHAIN = "use: voxtral.yaml\n"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled() -> None:
+    """Kernels are there before a test looks at standard error, where a first run says that it compiles."""
+    open_chosen("auto")
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,11 @@ DOORS = {  # library -> the only files of the packages that may import it; numpy
     "yaml": {"pipeline/tree.py"},
 }
 NOT_DECLARED = {"threadpoolctl", "torch", "transformers"}  # used where they happen to be installed
-DECLARED_AS = {"yaml": {"pyyaml"}, "llvmlite": {"numba"}, "cupy": {"cupy_cuda12x", "cupy_cuda13x"}}  # where the names differ
+DECLARED_AS = {  # where the names differ
+    "yaml": {"pyyaml"},
+    "llvmlite": {"numba"},
+    "cupy": {"cupy_cuda12x", "cupy_cuda13x"},
+}
 EXAMPLES = {"numpy", "reactivex"}  # what an example may ask for; those in examples/train ask for more
 NOT_A_STAGES_BUSINESS = {"asyncio", "multiprocessing", "random", "socket", "subprocess", "threading", "time"}
 OPS = {  # what each of a backend's seven files defines, in this order

@@ -19,6 +19,8 @@ F32 = 1e-6  # f32 throughout, or as many halves as make up an f32
 TWO_TERMS = 5e-5  # 8-bit x as two terms, hi + lo / 254
 HALF = 5e-4  # x or the weights of a softmax rounded to half, 11 bits, and sums in f32
 BF16 = 2.5e-3  # x rounded to bf16, 8 bits
+BYTES = 8e-3  # x as bytes, see `bytes_limit`: of normal x 5.3e-3, by chance up to 6e-3
+UNLUCKY = 1.5  # times the typical error of bytes
 
 # What a ring may lose of a key or value.
 HALF_STEP = 2.0**-11  # a half rounds by this much of it at most,
@@ -29,8 +31,12 @@ FEW, EXACT, FRAGMENTS, DP4A = 8, 64, 128, 4  # rows of x up to which cuda takes 
 CHUNK = 16  # queries of a key head from which it takes tensor cores, where heads are 64 or 128 wide
 
 
-def product_limit(ops: Backend, kind: str, rows: int) -> float:
-    """The class of `linear` with a weight of `kind` and so many rows of x."""
+def product_limit(ops: Backend, kind: str, rows: int, x: np.ndarray | None = None) -> float:
+    """The class of `linear` with a weight of `kind` and so many rows of x, which is normal unless given."""
+    if ops.name == "cpu":
+        if kind not in ("q4_0", "q8_0") or ops.activations == "f32":
+            return F32
+        return BYTES if x is None else bytes_limit(x)
     if ops.name != "cuda" or kind == "f32":
         return F32
     if kind == "q4_0":
@@ -40,6 +46,12 @@ def product_limit(ops: Backend, kind: str, rows: int) -> float:
     if kind == "q8_0":
         return F32 if rows <= FEW else HALF
     return F32 if rows <= EXACT else {"f16": HALF, "bf16": BF16}[kind]
+
+
+def bytes_limit(x: np.ndarray) -> float:
+    """Of x [..., M] as bytes: each off by a step / sqrt(12), rms; a step is a 127th of the largest of 32."""
+    steps = np.abs(x).reshape(-1, 32).max(axis=1) / 127
+    return UNLUCKY * float(np.sqrt(np.mean(steps**2) / 12 / np.mean(x**2)))
 
 
 def attend_limit(ops: Backend, q: np.ndarray, heads: int) -> float:
@@ -94,9 +106,9 @@ def assert_kept(
     slack : what those appended may be off by themselves
     """
     size, allowed = np.abs(given), np.full(given.shape, slack, np.float64)
-    if ops.name == "cuda" and ops.kv == "f16":
+    if getattr(ops, "kv", "") == "f16":
         allowed += np.maximum(HALF_STEP * size, HALF_LEAST)
-    if ops.name == "cuda" and ops.kv == "q8":
+    if getattr(ops, "kv", "") == "q8":
         allowed += BYTE_STEP * size.max(axis=-1, keepdims=True)
     over = np.argwhere(~(np.abs(actual.astype(np.float64) - given) <= allowed))
     assert not len(over), f"{what}: {len(over)} lost more than a ring may, first at {over[0].tolist()}"

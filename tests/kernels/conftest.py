@@ -41,6 +41,9 @@ ROWS = {"kv": "q8", "layout": "rows"}  # what is not the default, in one row: no
 SUITE = (
     Row("portable"),
     Row("portable", {"widen_bytes": 0}),  # every quantised matrix stays stored
+    Row("cpu"),
+    Row("cpu", {"isa": "avx2", "kv": "f32", "threads": 1}),
+    Row("cpu", {"isa": "generic", "activations": "f32", "kv": "f32"}),
     Row("cuda", emulated=(9, 0)),
     Row("cuda", ROWS, emulated=(7, 5)),
     Row("cuda", marks=(pytest.mark.gpu,)),

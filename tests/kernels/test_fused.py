@@ -75,7 +75,7 @@ def test_norm_qkv_rope_append(ops, kind, biased):
         )
         q, k = reference.rope(q, count, THETA), reference.rope(k, count, THETA)
         ring_k, ring_v, count = reference.append(ring_k, ring_v, count, k, v, step_active)
-    limit = product_limit(ops, kind, B * T)
+    limit = product_limit(ops, kind, B * T, h)
     assert_chain(got[0], q, limit, what=f"q {kind}")
     for name, actual, expected in zip("kv", got[1:3], (ring_k, ring_v), strict=True):
         typical = np.sqrt(np.mean(expected**2))
@@ -106,7 +106,8 @@ def test_gate_up_silu(ops, kind, scaled):
     expected = reference.silu_mul(
         reference.linear(normed, dense_gate), reference.linear(normed, dense_up)
     )
-    assert_chain(read(ops, out), expected, product_limit(ops, kind, B * T), what=f"gate_up_silu {kind}")
+    limit = product_limit(ops, kind, B * T, normed)
+    assert_chain(read(ops, out), expected, limit, what=f"gate_up_silu {kind}")
 
 
 @pytest.mark.parametrize("kind", ["f32", "q4_0"])

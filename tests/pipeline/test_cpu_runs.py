@@ -1,4 +1,4 @@
-"""Whole runs of the built-in model on compiled kernels: long ones, two at once, interrupted, on a new machine."""
+"""Whole runs of the built-in model on compiled kernels: long, two at once, interrupted, on a new machine."""
 
 from __future__ import annotations
 
@@ -15,16 +15,12 @@ import pytest
 import soundfile
 
 from kernels import BackendMissing
-from kernels.backend import BACKENDS
 from pipeline.ends.memory import MemorySource
 from pipeline.opening import open_chosen
 from pipeline.run import Run, load
 from tests.pipeline.test_soak import Counting
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif("cpu" not in BACKENDS, reason="there is no backend called cpu"),
-]
+pytestmark = pytest.mark.slow
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 posix = pytest.mark.skipif(os.name != "posix", reason="sends signals")
 

@@ -99,14 +99,15 @@ def test_nobody_is_heard_in_silence_or_hiss(run):
 
 @pytest.mark.oracle
 @pytest.mark.filterwarnings("ignore")
-def test_every_token_is_the_official_implementations(tmp_path):
+@pytest.mark.parametrize("backend", ["portable", "cpu"])
+def test_every_token_is_the_official_implementations(tmp_path, backend):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers", minversion="5.2")
     folder = as_transformers(tmp_path)
     model = transformers.VoxtralRealtimeForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     extract = transformers.VoxtralRealtimeFeatureExtractor()
     for name, _ in RECORDINGS:
-        padded, tokens = our_tokens(samples(name))
+        padded, tokens = our_tokens(samples(name), backend)
         features = extract(padded, sampling_rate=16_000, return_tensors="pt")["input_features"]
         with torch.no_grad():
             fed = torch.tensor([[1, *tokens[:-1]]])
@@ -117,9 +118,9 @@ def test_every_token_is_the_official_implementations(tmp_path):
             assert best - ours <= TIE * np.abs(theirs).max(), f"{name}, position {position}"
 
 
-def our_tokens(audio: np.ndarray) -> tuple[np.ndarray, list[int]]:
+def our_tokens(audio: np.ndarray, backend: str) -> tuple[np.ndarray, list[int]]:
     """The padded samples and every token of the built-in model at 480 ms."""
-    checkpoint, ops = open_checkpoint(MODEL), open_backend("portable")
+    checkpoint, ops = open_checkpoint(MODEL), open_backend(backend)
     pad = bind(Pad(pcm(16_000), left_ms=2560, right_ms=880, delay_ms=480))
     blocks = [packet.data[0] for packet in [*pad.step(audio), *pad.flush()]]
     mel = bind(Mel(pcm(16_000)))

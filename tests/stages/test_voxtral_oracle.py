@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernels import open_backend
+from kernels import BackendMissing, open_backend
 from stages import Packet, Port, Span
 from stages.voxtral.adapter import Adapter
 from stages.voxtral.decoder import Decoder
@@ -24,8 +24,14 @@ BOUND = 1e-4  # of the largest value: f32 against f32, sums in another order, th
 MEL = Port("mel", 16_000, 160, 128)
 
 
-def chain(checkpoint: Checkpoint, delay_ms: int) -> tuple[Encoder, Adapter, Decoder]:
-    ops = open_backend("portable")
+WAYS = {"portable": {}, "cpu": {"kv": "f32"}}  # backends that are f32 throughout, with the options for that
+
+
+def chain(checkpoint: Checkpoint, delay_ms: int, way: str) -> tuple[Encoder, Adapter, Decoder]:
+    try:
+        ops = open_backend(way, **WAYS[way])
+    except BackendMissing as reason:
+        pytest.skip(str(reason))
     encoder = Encoder(MEL, checkpoint, ops)
     adapter = Adapter(encoder.gives, checkpoint, ops)
     return encoder, adapter, Decoder(adapter.gives, checkpoint, ops, delay_ms=delay_ms, blank_patience=0)
@@ -35,9 +41,9 @@ def packet(items: np.ndarray, start: int, hop: int) -> Packet:
     return Packet(items[None].astype(np.float32), (Span(start, start + len(items) * hop),))
 
 
-def run_ours(checkpoint: Checkpoint, mel: np.ndarray, delay_ms: int, tokens_per_step: int):
+def run_ours(checkpoint: Checkpoint, mel: np.ndarray, delay_ms: int, tokens_per_step: int, way: str):
     """Encoder frames, adapter frames, tokens and logits for mel [T, 128]."""
-    encoder, adapter, decoder = chain(checkpoint, delay_ms)
+    encoder, adapter, decoder = chain(checkpoint, delay_ms, way)
     states = encoder.open(), adapter.open(), decoder.open()
     frames, adapted, tokens, logits = [], [], [], []
     step = 8 * tokens_per_step
@@ -93,15 +99,16 @@ def restless_mel(count: int, seed: int) -> np.ndarray:
     return np.repeat(tokens, 8, axis=0).astype(np.float32)
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("naming", ["mistral", "transformers"])
 @pytest.mark.parametrize(("delay", "tokens_per_step"), [(1, 1), (6, 40), (15, 7), (30, 1)])
 def test_logits_and_greedy_tokens_equal_the_official_ones(
-    tmp_path: Path, naming: str, delay: int, tokens_per_step: int
+    tmp_path: Path, naming: str, delay: int, tokens_per_step: int, way: str
 ):
     official = tiny_checkpoint(tmp_path / "official", naming="transformers", seed=delay)
     ours = tiny_checkpoint(tmp_path / "ours", naming=naming, seed=delay)
     mel = restless_mel(32 + delay + CHOSEN, seed=delay)
-    frames, adapted, tokens, logits = run_ours(open_checkpoint(ours), mel, 80 * delay, tokens_per_step)
+    frames, adapted, tokens, logits = run_ours(open_checkpoint(ours), mel, 80 * delay, tokens_per_step, way)
     fed = [1, *tokens[:-1]]
     assert fed[: 33 + delay] == [1] + [32] * (32 + delay)
     their_frames, their_adapted, their_logits = run_official(official, mel, fed, delay)
