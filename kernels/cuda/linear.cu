@@ -224,7 +224,10 @@ extern "C" __global__ void __launch_bounds__(256) terms_f16(
   __shared__ float most[33];
   const size_t row = (size_t)blockIdx.x * columns, next = (size_t)gridDim.x * columns;
   float found = 0.f;
-  for (int k = threadIdx.x; k < columns; k += blockDim.x) found = fmaxf(found, fabsf(x[row + k]));
+  for (int k = threadIdx.x; k < columns; k += 8 * blockDim.x) {  // eight on their way at once, the last one repeated
+#pragma unroll
+    for (int u = 0; u < 8; ++u) found = fmaxf(found, fabsf(x[row + min(k + u * (int)blockDim.x, columns - 1)]));
+  }
   const int e = row_exponent(block_max(found, most));
   if (threadIdx.x == 0) unscale[blockIdx.x] = power_of_two(254 - e);
   for (int k = threadIdx.x; k < columns; k += blockDim.x) {

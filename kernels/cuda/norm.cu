@@ -4,45 +4,61 @@
 // for each statistic and once for `out`, which may be x: a row fits the first-level cache, and has any width.
 #include "primitives.cuh"
 
-// at most 40 registers
+constexpr int LOADS = 4;  // on their way at once; columns behind the last one repeat it, and do not count
+
+// Sum of f(x[c]) over a thread's columns.
+template <class Function>
+__device__ __forceinline__ float sum_of(const float* x, int columns, const Function& f) {
+  float sum = 0.f;
+  for (int c = threadIdx.x; c < columns; c += LOADS * blockDim.x) {
+#pragma unroll
+    for (int u = 0; u < LOADS; ++u) {
+      const int at = c + u * (int)blockDim.x;
+      const float v = f(x[min(at, columns - 1)]);
+      sum += at < columns ? v : 0.f;
+    }
+  }
+  return sum;
+}
+
+// out[c] = f(c) of a thread's columns; f reads before anything is written.
+template <class Function>
+__device__ __forceinline__ void write_all(float* out, int columns, const Function& f) {
+  for (int c = threadIdx.x; c < columns; c += LOADS * blockDim.x) {
+    float y[LOADS];
+#pragma unroll
+    for (int u = 0; u < LOADS; ++u) y[u] = f(min(c + u * (int)blockDim.x, columns - 1));
+#pragma unroll
+    for (int u = 0; u < LOADS; ++u)
+      if (c + u * (int)blockDim.x < columns) out[c + u * blockDim.x] = y[u];
+  }
+}
+
+// at most 48 registers
 extern "C" __global__ void __launch_bounds__(1024) rms_norm(float* out, const float* x, const float* gain,
                                                             const float* scale, float eps, int columns) {
   __shared__ float room[33];
   x += (size_t)blockIdx.x * columns;
   out += (size_t)blockIdx.x * columns;
-  float squares = 0.f;
-#pragma unroll 4
-  for (int c = threadIdx.x; c < columns; c += blockDim.x) squares += x[c] * x[c];
-  const float inverse = 1.f / sqrtf(block_sum(squares, room) / columns + eps);
-#pragma unroll 4
-  for (int c = threadIdx.x; c < columns; c += blockDim.x) {
+  const float squares = block_sum(sum_of(x, columns, [](float v) { return v * v; }), room);
+  const float inverse = 1.f / sqrtf(squares / columns + eps);
+  write_all(out, columns, [&](int c) {
     const float y = x[c] * inverse * gain[c];
-    out[c] = scale ? y * (1.f + scale[c]) : y;
-  }
+    return scale ? y * (1.f + scale[c]) : y;
+  });
 }
 
 // The squares are taken behind the mean, since mean(x^2) - mean^2 loses every digit of a row that lies far
-// from zero. The rounded mean is itself off by then: the second pass measures by how much.
-// at most 40 registers
+// from zero. The rounded mean is itself off by then: another sum measures by how much.
+// at most 48 registers
 extern "C" __global__ void __launch_bounds__(1024) layer_norm(float* out, const float* x, const float* gain,
                                                               const float* bias, float eps, int columns) {
   __shared__ float room[33];
   x += (size_t)blockIdx.x * columns;
   out += (size_t)blockIdx.x * columns;
-  float sum = 0.f, rest = 0.f, squares = 0.f;
-#pragma unroll 4
-  for (int c = threadIdx.x; c < columns; c += blockDim.x) sum += x[c];
-  const float mean = block_sum(sum, room) / columns;
-#pragma unroll 4
-  for (int c = threadIdx.x; c < columns; c += blockDim.x) {
-    const float gap = x[c] - mean;
-    rest += gap;
-    squares += gap * gap;
-  }
-  const float off = block_sum(rest, room) / columns;
-  const float variance = fmaxf(block_sum(squares, room) / columns - off * off, 0.f);
-  const float inverse = 1.f / sqrtf(variance + eps);
-#pragma unroll 4
-  for (int c = threadIdx.x; c < columns; c += blockDim.x)
-    out[c] = (x[c] - mean - off) * inverse * gain[c] + bias[c];
+  const float mean = block_sum(sum_of(x, columns, [](float v) { return v; }), room) / columns;
+  const float off = block_sum(sum_of(x, columns, [&](float v) { return v - mean; }), room) / columns;
+  const float squares = block_sum(sum_of(x, columns, [&](float v) { return (v - mean) * (v - mean); }), room);
+  const float inverse = 1.f / sqrtf(fmaxf(squares / columns - off * off, 0.f) + eps);
+  write_all(out, columns, [&](int c) { return (x[c] - mean - off) * inverse * gain[c] + bias[c]; });
 }

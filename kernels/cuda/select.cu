@@ -11,10 +11,13 @@ constexpr int TOGETHER = 4;  // rows of x that share one reading of the codebook
 __device__ __forceinline__ Key best_of_row(const float* x, int columns, int blank, float off, Key* room) {
   Key best = 0;
   const int stride = gridDim.y * blockDim.x;
-#pragma unroll 4
-  for (int n = blockIdx.y * blockDim.x + threadIdx.x; n < columns; n += stride) {
-    const Key key = key_of(n == blank ? x[n] - off : x[n], n);
-    best = key > best ? key : best;
+  for (int first = blockIdx.y * blockDim.x + threadIdx.x; first < columns; first += 4 * stride) {
+#pragma unroll
+    for (int u = 0; u < 4; ++u) {  // on their way at once; behind the last column it comes again, and changes nothing
+      const int n = min(first + u * stride, columns - 1);
+      const Key key = key_of(n == blank ? x[n] - off : x[n], n);
+      best = key > best ? key : best;
+    }
   }
   return block_best(best, room);
 }
