@@ -74,7 +74,7 @@ class Cpu:
         self.isa, self.activations, self.kv = machine.choose(isa), activations, kv
         self._library = machine.library(self.isa, folder, report)
         self._team = Team(self._library, threads or cores())
-        self._scratch = Scratch()
+        self._scratch, self._slabs = Scratch(), memory.Slabs()
         self._recording = threading.local()  # each thread records its own ops
 
     @property
@@ -111,7 +111,7 @@ class Cpu:
         raw = np.ascontiguousarray(raw).reshape(-1).view(np.uint8)
         if len(shape) != 2:
             return quant.unpack(raw, kind, shape)
-        return memory.adopt(raw, kind, shape, self._library.height, self._do)
+        return memory.adopt(raw, kind, shape, self._library.height, self._slabs, self._do)
 
     def fetch(self, tensor: np.ndarray) -> Pending:
         self._refuse("fetch")

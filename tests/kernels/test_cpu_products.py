@@ -137,3 +137,16 @@ def test_a_weight_does_not_keep_its_file_alive(tmp_path):
     assert_same(mapped, packed, what="the file, read again")
     f32 = ops.adopt(mapped[: 4 * 1024], "f32", (1, 1024))
     assert not np.shares_memory(f32, mapped)
+
+
+def test_weights_side_by_side_in_one_allocation_stay_apart():
+    ops, made = Cpu(), []
+    for seed in range(12):
+        made.append(weight(ops, normal(17, 96, seed=seed), BLOCKS[seed % 2]))
+    for i, (w, dense) in enumerate(made):
+        memory = w.tiles[0]
+        assert memory.ctypes.data % 64 == 0, "a cache line"
+        assert not any(np.shares_memory(memory, other.tiles[0]) for other, _ in made[:i])
+        out = ops.zeros((17, 96))
+        ops.embed(out, words(*range(17)), w)
+        assert_same(out, dense, what=f"weight {i}")
