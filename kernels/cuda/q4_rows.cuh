@@ -18,16 +18,28 @@ __device__ __forceinline__ Q8Terms q8_terms(float* room, int row, int rows, int 
           reinterpret_cast<float2*>(room + 16 * rows * blocks) + row * blocks};
 }
 
-// One warp, one block of 32. Under 1e-36 a block counts as zeros: 127 / largest would be infinite.
-__device__ __forceinline__ void q8_quantise(const Q8Terms& to, float v, int block, int blocks) {
-  const int lane = threadIdx.x & 31;
-  const float largest = warp_max(fabsf(v)), inverse = largest > 1e-36f ? 127.f / largest : 0.f;
-  const float scaled = v * inverse, hi = rintf(scaled), lo = rintf((scaled - hi) * 254.f);
-  const float sum = warp_sum(254.f * hi + lo);
-  signed char* bytes = reinterpret_cast<signed char*>(to.terms + (lane < 16 ? 0 : blocks) + block) + (lane & 15);
-  bytes[0] = (signed char)hi;
-  bytes[32 * blocks] = (signed char)lo;  // two planes on
-  if (lane == 0) to.steps[block] = make_float2(largest / (127.f * 254.f), -8.f * sum);
+// Eight neighbouring lanes bring a block of 32, four columns each; all lanes of a warp come, and those without a block
+// have -1. Under 1e-36 a block counts as zeros: 127 / largest would be infinite.
+__device__ __forceinline__ void q8_quantise(const Q8Terms& to, float4 v, int block, int blocks) {
+  const int part = threadIdx.x & 7;
+  float largest = fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w))), sum = 0.f;
+#pragma unroll
+  for (int step = 4; step > 0; step >>= 1) largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, step));
+  const float inverse = largest > 1e-36f ? 127.f / largest : 0.f, four[4] = {v.x, v.y, v.z, v.w};
+  unsigned his = 0, los = 0;
+#pragma unroll
+  for (int c = 0; c < 4; ++c) {
+    const float scaled = four[c] * inverse, hi = rintf(scaled), lo = rintf((scaled - hi) * 254.f);
+    his |= ((unsigned)(int)hi & 255) << 8 * c, los |= ((unsigned)(int)lo & 255) << 8 * c;
+    sum += 254.f * hi + lo;
+  }
+#pragma unroll
+  for (int step = 4; step > 0; step >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+  if (block < 0) return;
+  uint4* const plane = to.terms + (part < 4 ? 0 : blocks) + block;
+  reinterpret_cast<unsigned*>(plane)[part & 3] = his;
+  reinterpret_cast<unsigned*>(plane + 2 * blocks)[part & 3] = los;
+  if (part == 0) to.steps[block] = make_float2(largest / (127.f * 254.f), -8.f * sum);
 }
 
 __device__ __forceinline__ int dot_nibbles(const uint4& q, const uint4& front, const uint4& back, int sum) {
@@ -47,8 +59,13 @@ __device__ __forceinline__ void q4_rows_product(float* out, const float* x, cons
                                                 const half* scales, const float* bias, float* room, int outputs,
                                                 int columns) {
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5, blocks = columns / 32;
-  for (int i = warp; i < ROWS * blocks; i += warps)
-    q8_quantise(q8_terms(room, i / blocks, ROWS, blocks), x[(size_t)i * 32 + lane], i % blocks, blocks);
+  for (int start = 4 * warp; start < ROWS * blocks; start += 4 * warps) {
+    const int i = start + (lane >> 3);
+    const bool real = i < ROWS * blocks;
+    const float4 none = make_float4(0.f, 0.f, 0.f, 0.f);
+    const float4 v = real ? *reinterpret_cast<const float4*>(x + (size_t)i * 32 + 4 * (lane & 7)) : none;
+    q8_quantise(q8_terms(room, i / blocks, ROWS, blocks), v, real ? i % blocks : -1, blocks);
+  }
   __syncthreads();
   for (int first = (blockIdx.x * warps + warp) * OUTS; first < outputs; first += gridDim.x * warps * OUTS) {
     float sum[ROWS][OUTS] = {};
