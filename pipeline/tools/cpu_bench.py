@@ -13,14 +13,14 @@ from pipeline.tools.cpu_clock import Patience
 from pipeline.tools.cpu_figures import CpuReport
 from pipeline.tools.cpu_products import measure_products
 from pipeline.tools.cpu_run import CpuRun, CpuSweep
-from pipeline.tools.cpu_steps import measure_decode, measure_tick
+from pipeline.tools.cpu_steps import measure_all_threads, measure_one_thread
 from pipeline.tools.cpu_words import measure_graph, measure_words
 
 LIBRARIES = ("numba", "llvmlite", "numpy")
 PARTS: tuple[Callable[[CpuRun], None], ...] = (
     measure_products,
-    measure_decode,
-    measure_tick,
+    measure_one_thread,
+    measure_all_threads,
     measure_graph,
     measure_words,
 )

@@ -29,7 +29,7 @@ class CpuSweep:
     config : of the model of real size; position : of its decoder
     pool_bytes : weights of one shape are repeated to this size and used in turn, so that none is found in a
         cache; window_bytes : read or multiplied in one sample, about half a millisecond
-    graph : of the built-in model, which is held against the portable backend
+    graph : of the built-in model, which is held against the portable backend; live_s : of it, block by block
     weights : of the built-in model in blocks, whose activations become bytes
     recordings : a manifest of what is said in recordings nobody trained on
     """
@@ -39,6 +39,7 @@ class CpuSweep:
     pool_bytes: int = 144 << 20
     window_bytes: int = 16 << 20
     graph: str = "file"
+    live_s: float = 2.0
     weights: str = "small-voxtral-q4_0.gguf"
     recordings: Path = RECORDINGS
 

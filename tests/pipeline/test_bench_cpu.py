@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kernels import BackendMissing
+from kernels.cpu.team import cores
 from pipeline.cli import main
 from pipeline.opening import open_chosen
 from pipeline.tools import cpu_bench, cpu_words, ggml_peer, kernel_bench, machine
@@ -38,7 +39,8 @@ SMALL = Config(
     downsample=4,
 )  # fmt: skip
 ONCE = Patience(rounds=2, least=1, seconds=0.0)
-FIGURES = 1 + 2 * len(shapes(SMALL)) + 1 + 2 + 1 + 1
+TICKS = 2 * (1 + (cores() > 1))
+FIGURES = 1 + 2 * len(shapes(SMALL)) + 1 + TICKS + 2 + 1
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,7 +58,8 @@ def sweep(tmp_path_factory) -> CpuSweep:
     manifest = tmp_path_factory.mktemp("corpus") / "one.tsv"
     file = os.path.relpath(RECORDINGS.parent / "default.flac", manifest.parent)
     manifest.write_text(f"file\ttext\n{file}\ti want a double shot\n")
-    return CpuSweep(SMALL, position=8, pool_bytes=1 << 19, window_bytes=1 << 18, recordings=manifest)
+    sizes = {"position": 8, "pool_bytes": 1 << 19, "window_bytes": 1 << 18, "live_s": 0.4}
+    return CpuSweep(SMALL, recordings=manifest, **sizes)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +90,7 @@ def test_every_figure_is_taken_or_says_why_not(report):
 
 def test_every_figure_that_is_wanted_is_judged(report):
     judged = [line for line in report.lines if line.wanted]
-    assert len(judged) == 2 * len(shapes(SMALL)) + 4
+    assert len(judged) == 2 * len(shapes(SMALL)) + 1 + TICKS // 2 + 2
     verdicts = {line.verdict for line in judged}
     assert verdicts <= {"met", "missed", "not measured"}
 
@@ -120,14 +123,15 @@ def test_a_spent_budget_leaves_figures_out_and_says_so(sweep, part):
     run = CpuRun(sweep, {}, budget_s=0.0, patience=ONCE)
     part(run)
     taken = [line for line in run.lines if not line.why]
-    assert {line.why for line in run.lines} <= {TIME_UP, ""} and len(taken) < len(run.lines)
+    assert {line.why for line in run.lines} <= {TIME_UP, ""}
+    assert len(taken) < len(run.lines) or cores() == 1, "one core has nothing to share"
     assert not [line for line in taken if line.wanted]
 
 
 def test_what_does_not_fit_the_memory_is_left_out_with_both_sizes(sweep, monkeypatch):
     monkeypatch.setattr(machine, "memory_available", lambda: 1000)
     run = CpuRun(sweep, {}, patience=ONCE)
-    cpu_bench.measure_decode(run)
+    cpu_bench.measure_one_thread(run)
     assert run.lines[0].why.endswith("of memory, 1.0 kB are free") and run.lines[0].verdict == "not measured"
 
 
