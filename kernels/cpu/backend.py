@@ -124,7 +124,10 @@ class Cpu:
             return tensor.copy()
         if out.shape != tensor.shape or out.dtype != tensor.dtype:
             raise ShapeError(f"copy: {tensor.dtype} {tensor.shape} does not fit {out.dtype} {out.shape}")
-        self._do(memory.copy, out, tensor)
+        if self._recording_here is None:
+            out[...] = tensor
+        else:
+            self._do(memory.copy, out, tensor)
         return out
 
     def clear(self, tensor: np.ndarray, lane: int) -> None:
@@ -226,16 +229,21 @@ class Cpu:
 
     def _do(self, launch: Callable[..., None], *operands: Any, **named: Any) -> None:
         """Records what `launch` writes down, or runs it at once."""
-        recording = getattr(self._recording, "steps", None)
+        recording = self._recording_here
         steps = recording or self._steps()
         launch(*operands, **named, steps=steps)
         if recording is None:
             self._team.run(steps.plan())
+
+    @property
+    def _recording_here(self) -> Steps | None:
+        """What this thread records, if it does."""
+        return getattr(self._recording, "steps", None)
 
     def _steps(self) -> Steps:
         return Steps(self._library, self._scratch, self.activations == "f32")
 
     def _refuse(self, verb: str) -> None:
         """While a capture records in this thread, what a replay could not repeat is an error."""
-        if getattr(self._recording, "steps", None) is not None:
+        if self._recording_here is not None:
             raise KernelError(f"{verb}: a capture records ops alone; do this before it")

@@ -24,7 +24,7 @@ def norm_qkv_rope_append(
     flat = (*x.shape[:2], -1)
     rms_norm(h, x, w.gain, eps, steps=steps)
     rows = activations(h, (w.q, w.k, w.v), steps)
-    since = len(steps.records)
+    since = steps.records
     for out, weight, bias in ((q, w.q, w.q_bias), (k, w.k, w.k_bias), (v, w.v, w.v_bias)):
         product(out.reshape(*flat), rows, weight, bias, steps=steps)
     steps.join(since)
@@ -46,7 +46,7 @@ def gate_up_silu(out: Any, x: Any, w: GateUpWeights, *, eps: float, h: Any, up: 
     """out [B, T, N] = silu(gate(h)) * up(h), where h is the norm of x [B, T, C]."""
     rms_norm(h, x, w.gain, eps, w.scale, steps=steps)
     rows = activations(h, (w.gate, w.up), steps)
-    since = len(steps.records)
+    since = steps.records
     product(out, rows, w.gate, steps=steps)
     product(up, rows, w.up, steps=steps)
     steps.join(since)
