@@ -18,6 +18,7 @@ from pipeline.opening import open_chosen
 from pipeline.options import injected
 from pipeline.plugs import check_ports
 from pipeline.progress import Report, say
+from pipeline.reading import Reading
 from pipeline.room import NOTABLE_BYTES, SMALLER, room_for
 from pipeline.tools.machine import memory_available, size
 from stages import ConfigError, FileAbsent, Port, Stage, pcm
@@ -80,7 +81,7 @@ def build(
 ) -> Plan:
     """Check a graph's plugs, open the weights and the backend it needs and construct its stages.
 
-    report : told how many stages are done, of how many
+    report : told how many bytes of weights have been read, of how many
 
     Raises
     ------
@@ -96,12 +97,12 @@ def build(
     if backend is not None:
         _say_room(graph, checkpoints, backend)
     made: dict[str, Stage[Any]] = {}
-    clock = pcm(graph.clock or 16_000)
+    clock, reading = pcm(graph.clock or 16_000), Reading(checkpoints.values(), report)
+    watched = {path: reading.watch(checkpoint) for path, checkpoint in checkpoints.items()}
     for node in graph.nodes:
-        report(len(made), len(graph.nodes))
         upstream = clock if node.upstream == "source" else made[node.upstream].gives
-        made[node.name] = construct(node, upstream, checkpoints, backend)
-    report(len(made), len(graph.nodes))
+        made[node.name] = construct(node, upstream, watched, backend)
+    reading.end()
     device = {name: stage for name, stage in made.items() if stage.takes.where == "device"}
     _check_asks(graph, made)
     texts = tuple(name for name, stage in made.items() if stage.gives.kind == "text")

@@ -194,7 +194,7 @@ def loaded(graph: Graph, **options: Any) -> Run:
             "using the built-in small model: letters, numbers, dates, commands and coffee orders in English; "
             "name another with --weights or VOXTRAL"
         )
-    with progress("loading", unit="stages") as report:
+    with progress("loading") as report:
         return Run(graph, on_load=report, **options)
 
 

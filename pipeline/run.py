@@ -83,7 +83,7 @@ class Run:
     ----------
     graph : from `load_graph`
     on_metrics : called with `Metrics.report()` at the end of every run
-    on_load : called with (stages loaded, stages in all) as the weights are read
+    on_load : called with (bytes read, bytes in all) as the weights are read
     """
 
     def __init__(
