@@ -199,5 +199,5 @@ def open_backend(name: str = "auto", **options: Any) -> Backend:
         try:
             return kind(**options)
         except BackendMissing as reason:
-            reasons.append(f"{candidate}: {reason}")
+            reasons.append(f"{candidate}: {str(reason).removeprefix(f'{candidate}: ')}")
     raise BackendMissing("\n".join(reasons))

@@ -29,6 +29,12 @@ def test_an_unknown_backend_is_refused_with_the_known_names():
         open_backend("tpu")
 
 
+def test_a_reason_names_its_backend_once():
+    with pytest.raises(BackendMissing) as caught:
+        open_backend("cpu", isa="abacus")
+    assert str(caught.value).startswith("cpu: ") and str(caught.value).count("cpu: ") == 1
+
+
 def test_auto_passes_over_what_does_not_take_the_options():
     assert open_backend("auto", widen_bytes=0).name == "portable"
     with pytest.raises(BackendMissing) as caught:
