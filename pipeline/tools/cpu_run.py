@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,6 +66,11 @@ class CpuRun:
     @property
     def over(self) -> bool:
         return self.spent_s >= self.budget_s
+
+    @property
+    def long_patience(self) -> Patience:
+        """For samples of a tenth of a second, few of which nobody disturbs."""
+        return replace(self.patience, seconds=3 * self.patience.seconds)
 
     def add(self, line: Line) -> None:
         self.lines.append(line)

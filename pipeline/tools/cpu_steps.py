@@ -40,7 +40,7 @@ def measure_one_thread(run: CpuRun) -> None:
     model = Model.load(random_checkpoint(config), ops, context=position)
     reader = Reader.make(cpu, run.sweep.pool_bytes, run.sweep.window_bytes)
     acts = {"read": reader.act, "step": timed(writer(ops, model)), "tick": timed(speaker(ops, model))}
-    found = in_turns(acts, run.patience)
+    found = in_turns(acts, run.long_patience)
     moved = weight_bytes(config, "decoder") + kept_bytes(ops, config.decoder, position)
     run.add(replace(line, ours=found["step"], theirs=reader.seconds(found["read"], moved)))
     _add_ticks(run, ops, (live, floor), found["tick"], reader, found["read"])
@@ -62,7 +62,7 @@ def measure_all_threads(run: CpuRun) -> None:
     model = Model.load(random_checkpoint(config), ops, context=position)
     wide = THREADS_WINDOW * run.sweep.window_bytes  # waking the others is to cost little of it
     reader = Reader.make(cpu, run.sweep.pool_bytes, wide)
-    found = in_turns({"read": reader.act, "tick": timed(speaker(ops, model))}, run.patience)
+    found = in_turns({"read": reader.act, "tick": timed(speaker(ops, model))}, run.long_patience)
     _add_ticks(run, ops, lines, found["tick"], reader, found["read"])
 
 
