@@ -44,8 +44,8 @@ __device__ __forceinline__ bool last_to_come(unsigned* ticket, unsigned blocks) 
     __threadfence();  // what the barrier has shown this thread, all of the device sees before its ticket
     last = atomicAdd(ticket, 1u) == blocks - 1;
     if (last) {
-      *ticket = 0;
       __threadfence();  // empties the first-level cache: nobody reads from it what others have written since
+      atomicExch(ticket, 0u);
     }
   }
   return __syncthreads_or(last);
