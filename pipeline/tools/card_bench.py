@@ -45,8 +45,10 @@ def bench_card(
     measure_errors(run)
     measure_decode(run, checkpoint)
     measure_ticks(run, checkpoint)
+    run.give_back()
     measure_products(run, peers)
     measure_attention(run, peers)
+    run.give_back()
     measure_peers(run, peers)  # last, as compiling it may take minutes
     run.begin("done")
     return CardReport(about_card(ops), tuple(run.figures), tuple(run.errors), tuple(run.notes))

@@ -114,14 +114,14 @@ class CardRun:
         if SPARE * nbytes > free:
             raise Absent(f"needs {size(nbytes)} on the card, {size(free)} are free")
 
-    def begin(self, what: str) -> None:
-        """Say what comes next, and how much of the time is spent.
-
-        What the last part held goes back to the driver: peers have allocators of their own.
-        """
+    def give_back(self) -> None:
+        """Leave the driver what is no longer held: peers have allocators of their own."""
         gc.collect()
         with suppress(KernelError):  # a lost device is met again by the next figure, which says so
             self.ops.device.trim()
+
+    def begin(self, what: str) -> None:
+        """Say what comes next, and how much of the time is spent."""
         say(f"{self.watch.spent_s:4.0f} s  {what}")
 
 
