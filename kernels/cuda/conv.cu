@@ -1,6 +1,6 @@
 // conv1d as a product: out [B, T / stride, N] = patches [B * T / stride, C * taps] @ w [N, C * taps]^T, by linear.cu.
 // heard = tail [B, taps - stride, C], then x [B, T, C]; patch (b, s) has heard[b, s * stride + tap, c] at [c, tap]
-//   patches     grid (T / stride, B), one patch each; a thread owns channels threadIdx.x, + blockDim.x, ...
+//   patches     grid (T / stride, B, C / 128), one patch each; a thread owns one channel of it
 //   keep_tail   grid (C / 128, B); a thread owns one channel of one lane
 #include "primitives.cuh"
 
@@ -8,16 +8,24 @@ __device__ __forceinline__ float heard(const float* tail, const float* x, int i,
   return i < kept ? tail[(size_t)i * channels + c] : x[(size_t)(i - kept) * channels + c];
 }
 
-// at most 40 registers
+// at most 48 registers
 extern "C" __global__ void __launch_bounds__(128) patches(
     float* out, const float* tail, const float* x, int items, int channels, int taps, int stride) {
   const int kept = taps - stride;
   tail += (size_t)blockIdx.y * kept * channels;
   x += (size_t)blockIdx.y * items * channels;
-  out += ((size_t)blockIdx.y * gridDim.x + blockIdx.x) * channels * taps;
-  for (int c = threadIdx.x; c < channels; c += blockDim.x)
-    for (int tap = 0; tap < taps; ++tap)
-      out[(size_t)c * taps + tap] = heard(tail, x, blockIdx.x * stride + tap, kept, channels, c);
+  const int c = blockIdx.z * blockDim.x + threadIdx.x;
+  if (c >= channels) return;
+  out += (((size_t)blockIdx.y * gridDim.x + blockIdx.x) * channels + c) * taps;
+  for (int first = 0; first < taps; first += 4) {
+    float v[4];  // read before anything is written, so that no load waits for another
+#pragma unroll
+    for (int u = 0; u < 4; ++u)
+      v[u] = heard(tail, x, blockIdx.x * stride + min(first + u, taps - 1), kept, channels, c);
+#pragma unroll
+    for (int u = 0; u < 4; ++u)
+      if (first + u < taps) out[first + u] = v[u];
+  }
 }
 
 // tail = the last `kept` of heard. Where x is shorter the tail moves within itself: forwards, each item read before

@@ -30,7 +30,8 @@ def conv1d(
         return
     patches = device.scratch("conv.patches", (lanes * steps, channels * taps), np.float32)
     sizes = np.int32(items), np.int32(channels), np.int32(taps), np.int32(stride)
-    device.kernel("conv", "patches")((steps, lanes), (THREADS,), (patches, tail, x, *sizes))
+    grid = steps, lanes, -(-channels // THREADS)
+    device.kernel("conv", "patches")(grid, (THREADS,), (patches, tail, x, *sizes))
     flat = out.reshape(lanes * steps, rows)
     linear(flat, patches, w.reshape(rows, channels * taps), bias, device=device)
     if kept:
