@@ -37,7 +37,7 @@ ROWS = (1, 2, 4, 8)  # what gemv kernels are made for
 GEMV_THREADS = 128
 DP4A_WARPS, DP4A_OUTPUTS = 8, 2
 DP4A_BLOCKS = 4  # on a processor: every block quantises x for itself
-EMBED_THREADS = 128
+EMBED_THREADS = 512  # of eight columns each: a row at once
 TERMS_THREADS = FINISH_THREADS = 256
 
 

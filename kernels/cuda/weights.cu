@@ -155,25 +155,25 @@ __device__ __forceinline__ void embed_dense(float* out, const int* ids, const T*
 }
 
 // at most 32 registers
-extern "C" __global__ void __launch_bounds__(128) embed_f32(
+extern "C" __global__ void __launch_bounds__(512) embed_f32(
     float* out, const int* ids, const float* table, int rows, int columns) {
   embed_dense(out, ids, table, rows, columns);
 }
 
 // at most 32 registers
-extern "C" __global__ void __launch_bounds__(128) embed_f16(
+extern "C" __global__ void __launch_bounds__(512) embed_f16(
     float* out, const int* ids, const half* table, int rows, int columns) {
   embed_dense(out, ids, table, rows, columns);
 }
 
 // at most 32 registers
-extern "C" __global__ void __launch_bounds__(128) embed_bf16(
+extern "C" __global__ void __launch_bounds__(512) embed_bf16(
     float* out, const int* ids, const bf16* table, int rows, int columns) {
   embed_dense(out, ids, table, rows, columns);
 }
 
 // at most 40 registers
-extern "C" __global__ void __launch_bounds__(128) embed_q8_0(
+extern "C" __global__ void __launch_bounds__(512) embed_q8_0(
     float* out, const int* ids, const uint2* q, const half* scales, int rows, int columns) {
   const size_t row = row_of(ids, rows), blocks = columns / 32;
   for (int i = threadIdx.x; i < columns / 8; i += blockDim.x) {
@@ -184,7 +184,7 @@ extern "C" __global__ void __launch_bounds__(128) embed_q8_0(
 }
 
 // at most 40 registers
-extern "C" __global__ void __launch_bounds__(128) embed_rows(
+extern "C" __global__ void __launch_bounds__(512) embed_rows(
     float* out, const int* ids, const uint4* nibbles, const half* scales, int rows, int columns) {
   const size_t first = (size_t)row_of(ids, rows) * (columns / 32);
   for (int i = threadIdx.x; i < columns / 8; i += blockDim.x) {
@@ -195,7 +195,7 @@ extern "C" __global__ void __launch_bounds__(128) embed_rows(
 }
 
 // at most 48 registers
-extern "C" __global__ void __launch_bounds__(128) embed_fragment(
+extern "C" __global__ void __launch_bounds__(512) embed_fragment(
     float* out, const int* ids, const uint4* nibbles, const uint2* scales, int rows, int columns) {
   const int row = row_of(ids, rows), steps = (columns + 63) / 64, g = row & 7;
   for (int i = threadIdx.x; i < columns / 8; i += blockDim.x) {
