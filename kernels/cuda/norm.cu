@@ -4,7 +4,7 @@
 // for each statistic and once for `out`, which may be x: a row fits the first-level cache, and has any width.
 #include "primitives.cuh"
 
-constexpr int LOADS = 4;  // on their way at once; columns behind the last one repeat it, and do not count
+constexpr int LOADS = 4;  // on their way at once; for columns that are not there a thread's own first one, unused
 
 // Sum of f(x[c]) over a thread's columns.
 template <class Function>
@@ -14,7 +14,7 @@ __device__ __forceinline__ float sum_of(const float* x, int columns, const Funct
 #pragma unroll
     for (int u = 0; u < LOADS; ++u) {
       const int at = c + u * (int)blockDim.x;
-      const float v = f(x[min(at, columns - 1)]);
+      const float v = f(x[at < columns ? at : c]);
       sum += at < columns ? v : 0.f;
     }
   }
@@ -27,10 +27,15 @@ __device__ __forceinline__ void write_all(float* out, int columns, const Functio
   for (int c = threadIdx.x; c < columns; c += LOADS * blockDim.x) {
     float y[LOADS];
 #pragma unroll
-    for (int u = 0; u < LOADS; ++u) y[u] = f(min(c + u * (int)blockDim.x, columns - 1));
+    for (int u = 0; u < LOADS; ++u) {
+      const int at = c + u * (int)blockDim.x;
+      y[u] = f(at < columns ? at : c);
+    }
 #pragma unroll
-    for (int u = 0; u < LOADS; ++u)
-      if (c + u * (int)blockDim.x < columns) out[c + u * blockDim.x] = y[u];
+    for (int u = 0; u < LOADS; ++u) {
+      const int at = c + u * (int)blockDim.x;
+      if (at < columns) out[at] = y[u];
+    }
   }
 }
 
